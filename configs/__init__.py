@@ -1,0 +1,1 @@
+"""Experiments, one a file; `base.py` holds every default with its unit."""

@@ -1,0 +1,93 @@
+"""Every default with its unit. An experiment's file imports this and sets only what differs."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Return the defaults of every section; the recipe is the 2014 paper's (Sect. 3 and 5) where it states one."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict(
+        {
+            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | synthetic
+            "videos": "",  # folder of the video files (csv: what its paths are relative to; empty: the CSV's own folder)
+            "splits": "",  # ucf101, hmdb51: folder of the official lists
+            "split_file": "",  # csv: the file with columns path, label, split (or split1, split2, ...) and a group column
+            "group_column": "group",  # csv: column whose values name the source of a clip; absent: each clip its own
+            "classes": (),  # keep only these classes, by name; () keeps all
+            "allow_missing": False,  # go on when listed videos are absent
+            "records": "",  # folder that prepare writes and the other modes read
+            "short_side": 256,  # px of the smallest side as stored
+            "max_bad_fraction": 0.1,  # share of videos that may be set aside before prepare stops
+            "prepare_processes": 0,  # worker processes of prepare; 0: one a core
+            "split": 1,  # which split (or fold) to train and test on, from 1; 0, in mode demo only: each in turn
+            "folds": 0,  # K > 1: K folds over whole groups instead of the stored splits
+            "validation_fraction": 0.0,  # share of the training groups held out to choose the best checkpoint
+            "seed": 0,  # of folds and held-out groups, apart from `seed` so that runs of several seeds share them
+            "num_threads": 8,  # threads that read and decode
+            "num_workers": 0,  # Grain worker processes on top; on few cores threads alone are faster
+        }
+    )
+
+    config.flow = ConfigDict(
+        {
+            "method": "tvl1",  # tvl1 | dis | farneback | deepflow | none (OpenCV's, on the grey frames)
+            "bound_px": 20.0,  # px per frame that the stored range spans to each side, or 'video': each video's own largest
+            "backward": False,  # also store the flow from each frame to the one before
+        }
+    )
+
+    config.input = ConfigDict(
+        {
+            "streams": ("flow",),  # ('rgb',) or ('flow',)
+            "stack": 10,  # L, fields a stack (2014 eq. 1)
+            "flow_offset": 0,  # offset of the stack's first field from its anchor frame; 0 in 2014, -L/2 centres it
+            "mean_subtraction": True,  # subtract each whole field's mean vector (2014 Sect. 3.1)
+            "crop": 224,  # px of the square crop
+            "flip": True,  # mirror half of the training samples
+            "lighting": 0.1,  # standard deviation of PCA RGB jitter on [0, 1] RGB; 0 turns it off
+        }
+    )
+
+    config.model = ConfigDict(
+        {
+            "name": "cnn_m_temporal",  # cnn_m_spatial | cnn_m_temporal
+            "width": 1.0,  # multiplier of every layer's channels
+            "dropout": 0.9,  # share of full6 and full7 that is dropped
+            "init": "he",  # he: variance-scaled; caffe: Gaussian(0, 0.01), which wants inputs of +-120
+        }
+    )
+
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 1e-2,
+            "drops": (50_000, 70_000),  # steps at which the rate is multiplied by drop_factor
+            "drop_factor": 0.1,
+            "warmup_steps": 0,  # steps over which the rate rises linearly from 0; the paper has none
+            "momentum": 0.9,
+            "weight_decay": 5e-4,  # ref. [15] of the 2014 paper; on kernels only
+        }
+    )
+
+    config.train = ConfigDict(
+        {
+            "batch_size": 256,  # global, over all devices and processes
+            "steps": 80_000,
+            "checkpoint_every": 1_000,  # steps; the latest two are kept, and the best on the validation groups
+            "log_every": 20,  # steps a line of metrics.jsonl averages
+            "dtype": "float32",  # of the computation, float32 | bfloat16; parameters are float32
+        }
+    )
+
+    config.eval = ConfigDict(
+        {
+            "frames": 25,  # positions a video, evenly spread
+            "crops": 10,  # 10: four corners and centre, mirrored; 1: the centre
+            "subset": "test",  # train | validation | test
+            "checkpoint": "last",  # last | best | a step's number
+            "validation_frames": 5,  # positions a validation video, centre crop, when a checkpoint is rated
+            "batch_size": 25,  # stacks a device batch, before the crops; a multiple of the devices
+        }
+    )
+    return config

@@ -1,0 +1,118 @@
+"""The readable chain from integers to batches; the only module that imports grain.
+
+Batch k is a pure function of (seed, k), so the place in the data is the step number: a resumed run starts its chain at
+that step, and threads, worker processes, devices and hosts change nothing in what is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import grain
+import numpy as np
+
+from input_pipeline import sampling, transforms
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read: which threads and processes work, and which rows this process keeps."""
+
+    num_threads: int = 8
+    num_workers: int = 0
+    process_index: int = 0
+    process_count: int = 1
+
+    def rows(self, batch_size: int) -> slice:
+        """Return the contiguous rows of a global batch that this process's devices hold."""
+        per_process = batch_size // self.process_count
+        return slice(self.process_index * per_process, (self.process_index + 1) * per_process)
+
+
+@dataclass(frozen=True)
+class DrawBatch:
+    """Step number -> the integers of that step's global batch."""
+
+    table: sampling.VideoTable
+    batch_size: int
+    before: int
+    after: int
+    crop: int
+    flip: bool
+    seed: int
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.seed, step])
+        return sampling.train_indices(
+            rng, self.table, self.batch_size, before=self.before, after=self.after, crop=self.crop, flip=self.flip
+        )
+
+
+@dataclass(frozen=True)
+class KeepRows:
+    """Integers of a global batch -> those of this process's rows."""
+
+    rows: slice
+
+    def __call__(self, draws: dict) -> dict:
+        return {key: value[self.rows] if isinstance(value, np.ndarray) else value for key, value in draws.items()}
+
+
+@dataclass(frozen=True)
+class ReadTrainBatch:
+    """Integers -> uint8 training batch."""
+
+    records: object
+    window: transforms.Window
+
+    def __call__(self, draws: dict) -> dict[str, np.ndarray]:
+        return transforms.train_batch(self.records, draws, self.window)
+
+
+@dataclass(frozen=True)
+class ReadEvalBatch:
+    """A chunk of (video, anchor) pairs -> uint8 batch of whole frames."""
+
+    records: object
+    table: sampling.VideoTable
+    window: transforms.Window
+
+    def __call__(self, chunk: dict) -> dict[str, np.ndarray]:
+        height, width = chunk["bucket"]
+        return transforms.eval_batch(self.records, self.table, chunk, replace(self.window, height=height, width=width))
+
+
+def _run(chain: grain.MapDataset, reading: Reading) -> Iterator[dict[str, np.ndarray]]:
+    # Grain's own default keeps 500 elements, each a whole batch here; a few more than the threads keep all of them busy.
+    options = grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.num_threads + 2)
+    dataset = chain.to_iter_dataset(options)
+    if reading.num_workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=reading.num_workers))
+    return iter(dataset)
+
+
+def train_batches(
+    records, draw: DrawBatch, window: transforms.Window, *, start_step: int, steps: int, reading: Reading
+) -> Iterator[dict[str, np.ndarray]]:
+    """Return an iterator over the uint8 batches of steps `start_step` .. `steps` - 1, this process's rows of each."""
+    chain = (
+        grain.MapDataset.range(start_step, steps)
+        .map(draw)
+        .map(KeepRows(reading.rows(draw.batch_size)))
+        .map(ReadTrainBatch(records, window))
+    )
+    return _run(chain, reading)
+
+
+def eval_batches(
+    records, table: sampling.VideoTable, chunks: list[dict], window: transforms.Window, *, reading: Reading
+) -> Iterator[dict[str, np.ndarray]]:
+    """Return an iterator over the batches of `chunks` (`sampling.eval_chunks`), this process's rows of each, in order."""
+    batch_size = len(chunks[0]["row"])
+    chain = (
+        grain.MapDataset.source(chunks)
+        .map(KeepRows(reading.rows(batch_size)))
+        .map(ReadEvalBatch(records, table, window))
+    )
+    return _run(chain, reading)

@@ -1,0 +1,133 @@
+"""Integers only: which video, which frames, which fields, which crop, mirrored or not.
+
+An *anchor* is the frame a sample stands for. A clip of F frames has F - 1 fields; field i moves frame i to frame i + 1,
+so a stack of fields lo..hi around anchor t touches frames t + lo .. t + hi + 1. Anchors are the frames for which all of
+those exist. Randomness comes as a NumPy Generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class VideoTable:
+    """The stored videos that may be drawn: their positions in the records and what sampling must know of them, [N] each."""
+
+    position: np.ndarray
+    label: np.ndarray
+    frames: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+
+    @classmethod
+    def of(cls, videos, positions) -> VideoTable:
+        """Return the table of the `positions` among `videos` (anything with label, frames, height and width)."""
+        positions = np.asarray(positions, np.int64)
+        columns = [[getattr(videos[i], name) for i in positions] for name in ("label", "frames", "height", "width")]
+        return cls(positions, *(np.asarray(column, np.int64) for column in columns))
+
+
+def anchor_span(streams, stack: int, flow_offset: int) -> tuple[int, int]:
+    """Return (before, after): how many frames a sample needs before and after its anchor.
+
+    Without flow a frame stands for itself: (0, 0). A stack of L fields at offsets o .. o + L - 1 needs frames
+    o .. o + L: (max(0, -o), max(0, o + L)). 2014 (eq. 1) has o = 0, so (0, L).
+    """
+    if "flow" not in streams:
+        return 0, 0
+    return max(0, -flow_offset), max(0, flow_offset + stack)
+
+
+def num_anchors(num_frames, before: int, after: int):
+    """Return how many frames of a video (or of each of an array of videos) can be anchors; at least 1."""
+    return np.maximum(np.asarray(num_frames) - before - after, 1)
+
+
+def _first_anchor(num_frames, before: int, after: int):
+    """Return the first anchor; of a video too short for any, the frame in the middle of what it lacks."""
+    short = (before + np.asarray(num_frames) - 1 - after) // 2
+    return np.where(np.asarray(num_frames) > before + after, before, np.clip(short, 0, np.asarray(num_frames) - 1))
+
+
+def eval_positions(num_frames: int, before: int, after: int, count: int = 25) -> np.ndarray:
+    """Return `count` anchors spread evenly over a video, first and last included: int64 [count].
+
+    Anchor i is first + floor(i (n - 1) / (count - 1)) of the n anchors there are (2014 Sect. 5: 25 frames "with equal
+    temporal spacing"). Positions repeat when n < count; one position is the middle anchor.
+    """
+    n = int(num_anchors(num_frames, before, after))
+    first = int(_first_anchor(num_frames, before, after))
+    if count == 1:
+        return np.asarray([first + (n - 1) // 2], np.int64)
+    return first + np.arange(count, dtype=np.int64) * (n - 1) // (count - 1)
+
+
+def field_indices(anchor: int, num_frames: int, stack: int, flow_offset: int) -> np.ndarray:
+    """Return the fields of one stack, int64 [L]; indices that a short video lacks are clamped to 0 .. F - 2."""
+    return np.clip(anchor + flow_offset + np.arange(stack, dtype=np.int64), 0, num_frames - 2)
+
+
+def train_indices(
+    rng: np.random.Generator, table: VideoTable, batch_size: int, *, before: int, after: int, crop: int, flip: bool
+) -> dict[str, np.ndarray]:
+    """Return one batch of training draws, arrays of [batch_size] (`lighting` [batch_size, 3] float32).
+
+    Classes are drawn uniformly, then a video of the class, then an anchor, then the top left corner of a `crop` px
+    square anywhere in the frame (2014 Sect. 5: "uniformly across the classes", "from the whole frame").
+
+    Every draw is made for every sample whether it is used or not, so that switching one augmentation off leaves the
+    others as they were.
+    """
+    classes, first, count = np.unique(np.sort(table.label), return_index=True, return_counts=True)
+    by_class = np.argsort(table.label, kind="stable")
+    drawn = rng.integers(len(classes), size=batch_size)
+    row = by_class[first[drawn] + rng.integers(count[drawn])]
+    frames = table.frames[row]
+    anchor = _first_anchor(frames, before, after) + rng.integers(num_anchors(frames, before, after))
+    y = rng.integers(table.height[row] - crop + 1)
+    x = rng.integers(table.width[row] - crop + 1)
+    mirrored = rng.random(batch_size) < 0.5
+    lighting = rng.standard_normal((batch_size, 3)).astype(np.float32)
+    return {
+        "video": table.position[row],
+        "label": table.label[row],
+        "anchor": anchor,
+        "y": y,
+        "x": x,
+        "flip": mirrored & flip,
+        "lighting": lighting,
+    }
+
+
+def size_bucket(height: int, width: int, multiple: int = 64) -> tuple[int, int]:
+    """Return the padded (height, width) that frames of this size are evaluated at.
+
+    Padding costs only the copy to the device, since crops are cut from the valid region, while each new shape costs a
+    compilation: so the grid is coarse.
+    """
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def eval_chunks(table: VideoTable, batch_size: int, *, before: int, after: int, count: int) -> list[dict]:
+    """Return the batches of an evaluation: {"bucket": (H, W), "row": [batch_size], "anchor": [batch_size], "weight"}.
+
+    `row` counts within `table`. All `count` positions of all videos stand in exactly one batch each; batches hold one
+    size bucket, and the last of a bucket is padded by repeating its first item with weight 0.
+    """
+    buckets: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row in range(len(table.position)):
+        bucket = size_bucket(int(table.height[row]), int(table.width[row]))
+        positions = eval_positions(int(table.frames[row]), before, after, count)
+        buckets.setdefault(bucket, []).extend((row, int(anchor)) for anchor in positions)
+    chunks = []
+    for bucket in sorted(buckets):
+        items = buckets[bucket]
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            padded = np.asarray(part + [part[0]] * (batch_size - len(part)), np.int64)
+            weight = (np.arange(batch_size) < len(part)).astype(np.float32)
+            chunks.append({"bucket": bucket, "row": padded[:, 0], "anchor": padded[:, 1], "weight": weight})
+    return chunks

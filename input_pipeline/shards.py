@@ -1,0 +1,181 @@
+"""Record files, written: a few small files a finished video, merged at the end into shards that depend on the data alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from input_pipeline.store import RecordFile
+
+# Few enough files for a whole data set, small enough to copy one by one.
+SHARD_BYTES = 256 * 2**20
+
+# One record a chunk: a random read then decompresses nothing but its own record.
+_WRITER_OPTIONS = "group_size:1"
+
+
+@dataclass(frozen=True)
+class FinishedVideo:
+    """What is known of a video whose records lie in the folder of finished videos."""
+
+    frames: int
+    height: int  # px
+    width: int
+    bound_px: float | None
+    records: dict[str, int]  # folder ("rgb", "flow", ...) -> number of records
+    sizes: dict[str, int]  # folder -> bytes of its records
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Write a text file so that whoever looks finds the whole of it or none."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def write_finished(partial: pathlib.Path, name: str, fingerprint: str, finished: FinishedVideo, records: dict) -> None:
+    """Keep a finished video's records, {folder: [bytes]}, in the folder `partial` until the merge.
+
+    `fingerprint` names everything the records depend on. The small JSON file comes last and says that the rest is whole.
+    Raises OSError when the disk refuses.
+    """
+    for folder, content in records.items():
+        path = _partial_file(partial, name, folder)
+        aside = path.with_name(f"{path.name}.tmp")
+        _write_records(aside, content)
+        aside.replace(path)
+    plain = {"fingerprint": fingerprint} | dataclasses.asdict(finished)
+    write_atomically(_partial_file(partial, name, "json"), json.dumps(plain))
+
+
+def read_finished(partial: pathlib.Path, name: str, fingerprint: str) -> FinishedVideo | None:
+    """Return a finished video of this fingerprint, or None when there is none, or one made otherwise."""
+    file = _partial_file(partial, name, "json")
+    if not file.is_file():
+        return None
+    plain = json.loads(file.read_bytes())
+    return FinishedVideo(**plain) if plain.pop("fingerprint") == fingerprint else None
+
+
+def merge(
+    records: pathlib.Path,
+    folder: str,
+    partial: pathlib.Path,
+    finished: dict[str, FinishedVideo],
+    on_video: Callable[[str], None],
+) -> tuple[tuple[RecordFile, ...], list[tuple[int, int]], int]:
+    """Write one folder's record files and tensorflow-datasets' two JSON files beside them.
+
+    `finished` is in the order in which videos are stored; `on_video` is told each name. Returns (files, [(file's number,
+    first record) of each video], bytes of the files). Takes as much disk again as the finished videos do. Raises OSError.
+    """
+    target = records / folder
+    target.mkdir(exist_ok=True)
+    for leftover in target.glob(f"{folder}-all.array_record-*"):
+        leftover.unlink()
+    shards = plan_shards([video.sizes[folder] for video in finished.values()])
+    names, count = list(finished), shards[-1] + 1
+    files, places, size = [], [], 0
+    for number in range(count):
+        inside = [name for name, shard in zip(names, shards, strict=True) if shard == number]
+        file = target / f"{folder}-all.array_record-{number:05d}-of-{count:05d}"
+        aside = file.with_name(f"{file.name}.tmp")
+        lengths = {name: finished[name].records[folder] for name in inside}
+        _write_records(aside, _finished_records(partial, folder, lengths, on_video))
+        aside.replace(file)
+        firsts = [0, *_running_sums(lengths.values())]
+        places += [(number, first) for first in firsts[:-1]]
+        with file.open("rb") as stream:
+            files.append(RecordFile(file.name, firsts[-1], hashlib.file_digest(stream, "sha256").hexdigest()))
+        size += file.stat().st_size
+    _write_tfds_metadata(target, folder, files, size)
+    return tuple(files), places, size
+
+
+def plan_shards(sizes: Sequence[int]) -> list[int]:
+    """Return each video's shard: in order, a new one where the next video (bytes) would pass `SHARD_BYTES`."""
+    shards, filled = [], 0
+    for size in sizes:
+        if shards and filled + size > SHARD_BYTES:
+            shards.append(shards[-1] + 1)
+            filled = size
+        else:
+            shards.append(shards[-1] if shards else 0)
+            filled += size
+    return shards
+
+
+def _running_sums(numbers: Iterable[int]) -> Iterator[int]:
+    total = 0
+    for number in numbers:
+        total += number
+        yield total
+
+
+def _partial_file(partial: pathlib.Path, name: str, suffix: str) -> pathlib.Path:
+    # A name may hold slashes, and be longer than a file system allows.
+    return partial / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{suffix}"
+
+
+def _finished_records(
+    partial: pathlib.Path, folder: str, lengths: dict[str, int], on_video: Callable[[str], None]
+) -> Iterator[bytes]:
+    for name, length in lengths.items():
+        try:
+            content = ArrayRecordReader(str(_partial_file(partial, name, folder))).read_all()
+        except RuntimeError:
+            content = []
+        if len(content) != length:
+            raise OSError(f"{partial} is damaged at {name}, delete it first")
+        on_video(name)
+        yield from content
+
+
+def _write_records(path: pathlib.Path, content: Iterable[bytes]) -> None:
+    try:
+        writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+        for record in content:
+            writer.write(record)
+        writer.close()
+    except RuntimeError as error:
+        # That is how ArrayRecord reports a full disk; what is half written would only keep it full.
+        path.unlink(missing_ok=True)
+        raise OSError(str(error)) from error
+
+
+def _write_tfds_metadata(target: pathlib.Path, folder: str, files: Sequence[RecordFile], size: int) -> None:
+    """Write dataset_info.json and features.json as tensorflow-datasets 4.9 does, without importing it.
+
+    The split is called `records`: `all` is tfds' own word for the union of all splits, so `as_data_source("all")` reads
+    it, whereas a split of that name would make it recurse without end. Images are plain bytes, since tfds' Image feature
+    needs tensorflow to decode.
+    """
+    split = {
+        "filepathTemplate": "{DATASET}-all.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "name": "records",
+        "numBytes": str(size),
+        "shardLengths": [str(file.records) for file in files],
+    }
+    info = {"fileFormat": "array_record", "name": folder, "splits": [split], "version": "1.0.0"}
+    images = {"image": _tensor("string")} if folder == "rgb" else {"x": _tensor("string"), "y": _tensor("string")}
+    features = {"video": _feature("text_feature.Text", "text", {}), "index": _tensor("int64"), **images}
+    if folder != "rgb":
+        features["mean"] = _tensor("float32", "2")
+    top = _feature("features_dict.FeaturesDict", "featuresDict", {"features": features})
+    write_atomically(target / "dataset_info.json", json.dumps(info, indent=2))
+    write_atomically(target / "features.json", json.dumps(top, indent=2))
+
+
+def _feature(python_class: str, key: str, content: dict) -> dict:
+    return {"pythonClassName": f"tensorflow_datasets.core.features.{python_class}", key: content}
+
+
+def _tensor(dtype: str, *dimensions: str) -> dict:
+    shape = {"dimensions": list(dimensions)} if dimensions else {}
+    return _feature("tensor_feature.Tensor", "tensor", {"dtype": dtype, "encoding": "none", "shape": shape})

@@ -1,0 +1,288 @@
+"""Record files, read: any frame or flow field of a prepared data set in one small read each.
+
+A records folder holds `dataset.json`, `quarantine.jsonl` and, of `rgb/`, `flow/` and `flow_backward/`, those that were
+asked for: ArrayRecord files with one serialised tf.train.Example a record (see `codecs`). A video of F frames has F
+records in rgb/ and F - 1 in flow/: field i moves frame i to frame i+1, and flow_backward's field i moves frame i+1 back
+to frame i. A video's records lie one after another in a single file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from input_pipeline import codecs
+from input_pipeline.schema import SCHEMA_VERSION, UserError
+
+DATASET_FILE = "dataset.json"
+FOLDERS = ("rgb", "flow", "flow_backward")
+
+# Random access: read the record's own bytes and nothing around them, in the calling thread.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+@dataclass(frozen=True)
+class StoredVideo:
+    """One video of a prepared data set. The last three say where its records start: (number of the file, record)."""
+
+    name: str
+    label: int  # 0-based
+    group: str
+    subsets: dict[str, str]  # split -> "train" or "test"
+    frames: int
+    height: int  # px, as stored
+    width: int
+    bound_px: float | None  # the px per frame that level 255 stands for; None without flow
+    rgb: tuple[int, int]
+    flow: tuple[int, int] | None = None
+    flow_backward: tuple[int, int] | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Number of stored flow fields in each direction, F - 1, or 0 without flow."""
+        return self.frames - 1 if self.flow else 0
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """How the flow was made: `bound_px` is in px per frame, or "video" for each video's own largest component."""
+
+    method: str
+    bound_px: float | str
+    backward: bool
+    opencv_version: str  # values differ between versions
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """One ArrayRecord file of a folder."""
+
+    file: str
+    records: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All of dataset.json, in its order; `videos` are sorted by name. It holds no times and no host's names."""
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    streams: tuple[str, ...]  # "rgb", and "flow" where there is some
+    short_side: int  # px
+    jpeg_quality: int
+    flow: FlowSettings | None
+    counts: dict[str, int]  # videos, frames, pairs, quarantined, bytes
+    checksum: str  # `checksum` of files and videos
+    files: dict[str, tuple[RecordFile, ...]]  # folder -> its files
+    videos: tuple[StoredVideo, ...]
+
+
+def checksum(files: dict[str, Sequence[RecordFile]], videos: Sequence[StoredVideo]) -> str:
+    """Return the SHA-256 (hex) over the sorted SHA-256s of all record files and the table of videos."""
+    digest = hashlib.sha256()
+    for line in sorted(file.sha256 for folder in files.values() for file in folder):
+        digest.update(f"{line}\n".encode())
+    for video in videos:
+        digest.update(f"{_video_line(video)}\n".encode())
+    return digest.hexdigest()
+
+
+def format_dataset(dataset: Dataset) -> str:
+    """Return dataset.json's text: one line a key, and one line a video."""
+    plain = dataclasses.asdict(dataset) | {"videos": None}
+    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in plain.items() if key != "videos"]
+    lines = [f'"schema": {SCHEMA_VERSION}', *head]
+    videos = ",\n".join(_video_line(video) for video in dataset.videos)
+    return "{\n" + ",\n".join(lines) + ',\n"videos": [\n' + videos + "\n]\n}\n"
+
+
+def read_dataset(path: str | os.PathLike) -> Dataset:
+    """Return what dataset.json in the records folder `path` says.
+
+    Raises UserError when there is none, when it cannot be read, or when it is of another schema version.
+    """
+    file = pathlib.Path(path) / DATASET_FILE
+    if not file.is_file():
+        raise UserError(f"data.records: {path} holds no {DATASET_FILE}; run --mode=prepare first")
+    try:
+        plain = json.loads(file.read_bytes())
+        version = plain.pop("schema")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{file}: has schema version {version}, but this program reads {SCHEMA_VERSION}; "
+            "run --mode=prepare into another data.records"
+        )
+    try:
+        return _dataset(plain)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
+
+
+class Records:
+    """A prepared data set. `len` is the number of videos; `video` below is a position in `.videos`, sorted by name.
+
+    May be shared between threads, and pickled: files open at the first read in each process. A read touches only the
+    wanted records. Raises UserError when dataset.json or a record file is missing or not what dataset.json says, and
+    IndexError for a video, frame or field that does not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.dataset = read_dataset(self.path)
+        self.videos = self.dataset.videos
+        self._readers: dict[tuple[str, int], ArrayRecordReader] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "dataset": self.dataset}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, videos=state["dataset"].videos, _readers={}, _lock=threading.Lock())
+
+    def frames(self, video: int, indices: Sequence[int]) -> np.ndarray:
+        """Return the frames at `indices` (from 0, any order), uint8 RGB [n, H, W, 3]."""
+        images = self.frame_jpegs(video, indices)
+        frames = np.empty((len(images), *self._size(video), 3), np.uint8)
+        for frame, image, i in zip(frames, images, indices, strict=True):
+            frame[:] = self._decode(codecs.decode_frame, image, "rgb", video, i)
+        return frames
+
+    def flow(self, video: int, i: int, count: int, backward: bool = False) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return `count` fields from field i on: levels uint8 [count, H, W, 2], means float32 [count, 2] px, bound px.
+
+        `schema.dequantise_flow(levels, bound)` gives px per frame. Means are those of whole fields as stored.
+        """
+        folder = _flow_folder(backward)
+        fields = self.field_jpegs(video, range(i, i + count), backward)
+        levels = np.empty((count, *self._size(video), 2), np.uint8)
+        for k, (x, y, _) in enumerate(fields):
+            levels[k, ..., 0] = self._decode(codecs.decode_grey, x, folder, video, i + k)
+            levels[k, ..., 1] = self._decode(codecs.decode_grey, y, folder, video, i + k)
+        means = np.array([mean for _, _, mean in fields], np.float32).reshape(count, 2)
+        return levels, means, self.videos[video].bound_px
+
+    def frame_jpegs(self, video: int, indices: Sequence[int]) -> list[bytes]:
+        """Return the JPEGs of the frames at `indices` (from 0, any order, repeats allowed)."""
+        records = self._read("rgb", video, indices)
+        images = []
+        for record, i in zip(records, indices, strict=True):
+            name, index, image = self._decode(codecs.parse_frame, record, "rgb", video, i)
+            self._check(name, index, "rgb", video, i)
+            images.append(image)
+        return images
+
+    def field_jpegs(
+        self, video: int, indices: Sequence[int], backward: bool = False
+    ) -> list[tuple[bytes, bytes, np.ndarray]]:
+        """Return (x JPEG, y JPEG, mean float32 [2] px) of the fields at `indices`, as `frame_jpegs` does of frames."""
+        folder = _flow_folder(backward)
+        records = self._read(folder, video, indices)
+        fields = []
+        for record, i in zip(records, indices, strict=True):
+            name, index, x, y, mean = self._decode(codecs.parse_field, record, folder, video, i)
+            self._check(name, index, folder, video, i)
+            fields.append((x, y, mean))
+        return fields
+
+    def _read(self, folder: str, video: int, indices: Sequence[int]) -> list[bytes]:
+        if not 0 <= video < len(self.videos):
+            raise IndexError(f"video {video} of {len(self.videos)} in {self.path}")
+        stored = self.videos[video]
+        place = getattr(stored, folder)
+        if place is None:
+            remedy = "flow.backward=True" if folder == "flow_backward" else "a flow.method other than none"
+            raise UserError(f"data.records: {self.path} holds no {folder}; prepare another folder with {remedy}")
+        number, first = place
+        limit = stored.frames if folder == "rgb" else stored.frames - 1
+        for i in indices:
+            if not 0 <= i < limit:
+                raise IndexError(f"{stored.name}: {folder} record {i} of {limit}")
+        if not len(indices):
+            return []
+        try:
+            return self._reader(folder, number).read([first + int(i) for i in indices])
+        except RuntimeError as error:
+            where = self._whereabouts(folder, video, indices[0])
+            raise UserError(f"{where}: cannot be read, prepare or copy it again ({error})") from error
+
+    def _reader(self, folder: str, number: int) -> ArrayRecordReader:
+        with self._lock:
+            reader = self._readers.get((folder, number))
+            if reader is None:
+                reader = self._readers[folder, number] = self._open(folder, number)
+            return reader
+
+    def _open(self, folder: str, number: int) -> ArrayRecordReader:
+        file = self._file(folder, number)
+        # The reader opens a missing or truncated file without complaint and finds no records in it.
+        if not file.is_file():
+            raise UserError(f"{file}: no such file, but {DATASET_FILE} lists it; copy the whole records folder")
+        reader = ArrayRecordReader(str(file), _READER_OPTIONS)
+        wanted, found = self.dataset.files[folder][number].records, reader.num_records()
+        if found != wanted:
+            raise UserError(
+                f"{file}: holds {found} records instead of {wanted}; it is damaged, prepare or copy it again"
+            )
+        return reader
+
+    def _file(self, folder: str, number: int) -> pathlib.Path:
+        return self.path / folder / self.dataset.files[folder][number].file
+
+    def _size(self, video: int) -> tuple[int, int]:
+        return self.videos[video].height, self.videos[video].width
+
+    def _decode(self, function, data: bytes, folder: str, video: int, index: int):
+        try:
+            return function(data)
+        except ValueError as error:
+            raise UserError(f"{self._whereabouts(folder, video, index)}: {error}") from error
+
+    def _check(self, name: str, index: int, folder: str, video: int, wanted: int) -> None:
+        if (name, index) != (self.videos[video].name, wanted):
+            where = self._whereabouts(folder, video, wanted)
+            raise UserError(f"{where}: found record {index} of {name}; {DATASET_FILE} is of other files, copy it again")
+
+    def _whereabouts(self, folder: str, video: int, index: int) -> str:
+        stored = self.videos[video]
+        return f"{self._file(folder, getattr(stored, folder)[0])}, {stored.name}, record {index}"
+
+
+def _flow_folder(backward: bool) -> str:
+    return "flow_backward" if backward else "flow"
+
+
+def _video_line(video: StoredVideo) -> str:
+    # Places of folders that do not exist are left out.
+    return json.dumps({key: value for key, value in dataclasses.asdict(video).items() if value is not None})
+
+
+def _dataset(plain: dict) -> Dataset:
+    flow = plain["flow"]
+    plain["flow"] = None if flow is None else FlowSettings(**flow)
+    plain["files"] = {folder: tuple(RecordFile(**file) for file in files) for folder, files in plain["files"].items()}
+    plain["videos"] = tuple(_stored_video(video) for video in plain["videos"])
+    for key in ("classes", "splits", "streams"):
+        plain[key] = tuple(plain[key])
+    return Dataset(**plain)
+
+
+def _stored_video(plain: dict) -> StoredVideo:
+    places = {folder: tuple(plain[folder]) for folder in FOLDERS if folder in plain}
+    return StoredVideo(**({"bound_px": None} | plain | places))

@@ -1,0 +1,143 @@
+"""Which stored videos train, validate and test: an official split or group-wise folds, less the held-out groups."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from input_pipeline.schema import UserError
+
+# Costs are compared after rounding to this many decimals, so that ties do not hang on a machine's order of summation.
+_COST_DECIMALS = 9
+
+
+def select(
+    videos: Sequence, *, split: int, folds: int, validation_fraction: float, seed: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the positions in `videos`, ascending, of each of "train", "validation" and "test".
+
+    `videos` have `.name`, `.label`, `.group` and `.subsets` ({"1": "train", ...}). With `folds` = 0 the stored split
+    `split` is taken; with `folds` = K > 1 the videos that are in any split are divided into K folds of whole groups and
+    fold `split` (1..K) is the test set. `validation_fraction` of the training groups is held out for validation. The
+    choice depends on the groups, their labels and `seed`, not on the order of `videos`.
+
+    Raises UserError for a split, fold or fraction that cannot be had, naming its config key.
+    """
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"data.validation_fraction={validation_fraction} is outside [0, 1): give a share such as 0.1")
+    if folds == 0:
+        train, test = _stored_split(videos, split)
+    else:
+        train, test = _fold(videos, split, folds, seed)
+    validation: list[int] = []
+    if validation_fraction > 0:
+        validation = _held_out(videos, train, validation_fraction, seed)
+        train = sorted(set(train) - set(validation))
+    return {"train": tuple(train), "validation": tuple(validation), "test": tuple(test)}
+
+
+def _stored_split(videos: Sequence, split: int) -> tuple[list[int], list[int]]:
+    stored = sorted({key for video in videos for key in video.subsets}, key=lambda key: (len(key), key))
+    if str(split) not in stored:
+        have = ", ".join(stored) or "none"
+        raise UserError(f"data.split={split} is not stored (the records hold: {have}): take one of these or data.folds")
+    positions = {
+        subset: [i for i, video in enumerate(videos) if video.subsets.get(str(split)) == subset]
+        for subset in ("train", "test")
+    }
+    for subset, chosen in positions.items():
+        if not chosen:
+            raise UserError(
+                f"data.split={split} has no {subset} videos: list some under that split, or set data.folds=K "
+                "to divide the videos into K folds"
+            )
+    return positions["train"], positions["test"]
+
+
+def _fold(videos: Sequence, split: int, folds: int, seed: int) -> tuple[list[int], list[int]]:
+    if folds < 2:
+        raise UserError(f"data.folds={folds} is not a number of folds: give 2 or more, or 0 for the stored splits")
+    if not 1 <= split <= folds:
+        raise UserError(f"data.split={split} is outside 1..{folds}, the folds that data.folds={folds} makes")
+    listed = [i for i, video in enumerate(videos) if video.subsets]
+    groups, counts, members = _group_counts(videos, listed, seed)
+    if len(groups) < folds:
+        raise UserError(f"data.folds={folds} is more than the {len(groups)} groups of the videos: lower it")
+    fold_of = _assign_folds(counts, folds)
+    test = sorted(i for row in np.flatnonzero(fold_of == split - 1) for i in members[groups[row]])
+    return sorted(set(listed) - set(test)), test
+
+
+def _group_counts(
+    videos: Sequence, positions: Sequence[int], seed: int
+) -> tuple[list[str], np.ndarray, dict[str, list[int]]]:
+    """Return the groups in the seed's order, their videos of each class [groups, classes], and their positions."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i in positions:
+        members[videos[i].group].append(i)
+    # Not hash(), which differs from one Python process to the next.
+    groups = sorted(members, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    labels = sorted({videos[i].label for i in positions})
+    counts = np.zeros((len(groups), len(labels)), np.int64)
+    for row, group in enumerate(groups):
+        for i in members[group]:
+            counts[row, labels.index(videos[i].label)] += 1
+    return groups, counts, members
+
+
+def _assign_folds(counts: np.ndarray, folds: int) -> np.ndarray:
+    """Return the fold (from 0) of each group: the largest first, each to the fold whose balance it worsens least.
+
+    The cost of a fold is the growth of its squared counts, each class divided by its total so that rare classes weigh
+    as much as common ones, plus the same for the count of all videos. An empty fold always costs least, so none stays
+    empty while there are as many groups as folds.
+    """
+    # The last column counts all videos.
+    columns = np.concatenate([counts, counts.sum(axis=1, keepdims=True)], axis=1)
+    weights = 1.0 / columns.sum(axis=0)
+    filled = np.zeros((folds, columns.shape[1]), np.int64)
+    fold_of = np.zeros(len(counts), np.int64)
+    for row in np.argsort(-columns[:, -1], kind="stable"):
+        growth = (filled + columns[row]) ** 2 - filled**2
+        fold = int(np.argmin(np.round((growth * weights).sum(axis=1), _COST_DECIMALS)))
+        filled[fold] += columns[row]
+        fold_of[row] = fold
+    return fold_of
+
+
+def _held_out(videos: Sequence, train: Sequence[int], fraction: float, seed: int) -> list[int]:
+    """Return the positions of the validation groups: round(fraction x groups) of them, at least one, never all.
+
+    Groups are taken one by one: after the k-th of n, the held-out videos of each class should be k/n of that class, and
+    the group that comes nearest is taken, unless a class would be left without a training video.
+    """
+    groups, counts, members = _group_counts(videos, train, seed)
+    if len(groups) < 2:
+        raise UserError(
+            f"data.validation_fraction={fraction} needs at least 2 training groups, there is {len(groups)}: "
+            "set it to 0 or give the clips groups (data.group_column)"
+        )
+    wanted = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+    totals = counts.sum(axis=0)
+    held = np.zeros_like(totals)
+    free = np.ones(len(groups), bool)
+    chosen: list[str] = []
+    constant = (counts**2) @ (1.0 / totals)
+    while len(chosen) < wanted and free.any():
+        target = totals * ((len(chosen) + 1) / len(groups))
+        # Squared distance to the target over the class totals, less what is the same for every group.
+        cost = np.round(constant + counts @ (2.0 * (held - target) / totals), _COST_DECIMALS)
+        row = int(np.argmin(np.where(free, cost, np.inf)))
+        free[row] = False  # a group refused once is refused for good: `held` only grows
+        if np.all((totals - held - counts[row] > 0) | (counts[row] == 0)):
+            held += counts[row]
+            chosen.append(groups[row])
+    if not chosen:
+        raise UserError(
+            f"data.validation_fraction={fraction}: every training group holds all videos of some class, so none can "
+            "be held out: set it to 0 or give the classes more groups"
+        )
+    return sorted(i for group in chosen for i in members[group])

@@ -1,0 +1,58 @@
+"""Settings of every test: eight simulated CPU devices, strict dtype promotion, rank-promotion errors, the real clips."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import jax
+import pytest
+
+from input_pipeline import synthetic
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real clips, by the environment's TWOSTREAM_TEST_DATA or beside the checkout."""
+    folder = pathlib.Path(os.environ.get("TWOSTREAM_TEST_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real clips at {folder}; set TWOSTREAM_TEST_DATA to the folder that holds them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory):
+    """A config whose records exist: nine synthetic classes, 3 videos each, 48 px, L = 3, a net of 1/16 width."""
+    from configs import base
+    from twostream_jax.drivers.prepare import prepare_records
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = base.get_config()
+    config.data.kind = "csv"
+    config.data.split_file = str(
+        synthetic.render(folder / "videos", seed=3, videos_per_class=(2, 1), size=(48, 60), num_frames=10)
+    )
+    config.data.records = str(folder / "records")
+    config.data.short_side = 48
+    config.data.prepare_processes = 1
+    config.data.num_threads = 2
+    config.flow.method, config.flow.bound_px = "dis", 8.0
+    config.input.stack, config.input.crop = 3, 41
+    config.model.width, config.model.dropout = 1 / 16, 0.0
+    config.optim.drops = ()
+    config.train.batch_size, config.train.steps, config.train.checkpoint_every, config.train.log_every = 16, 6, 3, 2
+    config.eval.frames, config.eval.batch_size = 4, 8
+    prepare_records(config)
+    return config
+
+
+@pytest.fixture
+def config(tiny_config):
+    """A copy of `tiny_config` that a test may change."""
+    return tiny_config.copy_and_resolve_references()

@@ -1,0 +1,83 @@
+"""The Grain chain: contents against records read one by one; the same batches however they are read."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from input_pipeline import pipeline, sampling, transforms
+from twostream_jax.drivers.setup import Setup
+
+
+@pytest.fixture(scope="module")
+def setup(tiny_config):
+    return Setup.of(tiny_config)
+
+
+def batches(setup, *, start=0, steps=4, streams=("flow",), seed=0, **reading):
+    section = setup.config.input
+    before, after = sampling.anchor_span(streams, section.stack, 0)
+    draw = pipeline.DrawBatch(setup.table("train"), 16, before, after, section.crop, True, seed)
+    window = transforms.Window(streams, section.stack, 0, section.crop, section.crop)
+    options = pipeline.Reading(**{"num_threads": 2, **reading})
+    return list(pipeline.train_batches(setup.records, draw, window, start_step=start, steps=steps, reading=options))
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_a_batch_is_the_stored_fields_of_its_draws(setup):
+    (batch,) = batches(setup, steps=1, streams=("rgb", "flow"))
+    rng = np.random.default_rng([0, 0])
+    draws = sampling.train_indices(rng, setup.table("train"), 16, before=0, after=3, crop=41, flip=True)
+    for b in range(16):
+        video, t, y, x = (int(draws[key][b]) for key in ("video", "anchor", "y", "x"))
+        levels, means, bound_px = setup.records.flow(video, t, 3)
+        cut = levels[:, y : y + 41, x : x + 41]
+        assert np.array_equal(batch["flow"][b, 0], cut.transpose(0, 3, 1, 2))
+        assert np.array_equal(batch["mean"][b, 0], means)
+        assert batch["bound"][b] == bound_px
+        frame = setup.records.frames(video, [t])[0]
+        assert np.array_equal(batch["rgb"][b, 0], frame[y : y + 41, x : x + 41])
+        assert batch["label"][b] == setup.records.videos[video].label
+    assert np.array_equal(batch["flip"], draws["flip"]) and np.array_equal(batch["lighting"], draws["lighting"])
+    assert batch["flow"].dtype == batch["rgb"].dtype == np.uint8
+    assert set(batch["size"].ravel()) == {41} and batch["crop"].tolist() == [[0, 0, 41, 41]] * 16
+
+
+def test_batches_do_not_hang_on_threads_or_where_reading_starts(setup):
+    whole = batches(setup, num_threads=1)
+    assert same(whole, batches(setup, num_threads=0))
+    assert same(whole, batches(setup, num_threads=16))
+    assert same(whole[2:], batches(setup, start=2))
+    assert same(whole[:3], batches(setup, steps=3))
+    assert not same(whole, batches(setup, seed=1))
+
+
+def test_two_processes_hold_the_rows_of_one(setup):
+    whole = batches(setup)
+    halves = [batches(setup, process_index=p, process_count=2) for p in range(2)]
+    for k, batch in enumerate(whole):
+        for key in batch:
+            assert np.array_equal(np.concatenate([half[k][key] for half in halves]), batch[key])
+
+
+def test_eval_batches_hold_whole_padded_frames(setup):
+    table = setup.table("test")
+    chunks = sampling.eval_chunks(table, 8, before=0, after=3, count=4)
+    window = transforms.Window(("flow",), 3, 0, 1, 1)
+    read = list(pipeline.eval_batches(setup.records, table, chunks, window, reading=pipeline.Reading(2)))
+    assert len(read) == len(chunks) == -(-9 * 4 // 8)
+    for chunk, batch in zip(chunks, read, strict=True):
+        assert batch["flow"].shape == (8, 1, 3, 2, 64, 64)
+        for b, (row, anchor) in enumerate(zip(chunk["row"], chunk["anchor"], strict=True)):
+            levels, means, _ = setup.records.flow(int(table.position[row]), int(anchor), 3)
+            assert np.array_equal(batch["flow"][b, 0, :, :, :48, :60], levels.transpose(0, 3, 1, 2))
+            assert np.array_equal(batch["mean"][b, 0], means)
+    beyond = itertools.chain.from_iterable((b["flow"][..., 48:, :], b["flow"][..., 60:]) for b in read)
+    assert all(not part.any() for part in beyond)
+    assert all(batch["size"].tolist() == [[48, 60]] * 8 for batch in read)

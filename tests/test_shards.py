@@ -1,0 +1,34 @@
+import shutil
+
+import pytest
+from tiny_clips import SETTINGS, run, tiny_list, write_clip
+
+from input_pipeline import shards, stages
+from input_pipeline.datasets import Video, VideoList
+from input_pipeline.schema import UserError
+
+
+def test_shards_are_filled_in_order(monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10)
+    # 4 + 6 fill one; 11 is too large for any and gets its own; 1 + 9 fill the next.
+    assert shards.plan_shards([4, 6, 1, 11, 1, 9, 1]) == [0, 0, 1, 2, 3, 3, 4]
+
+
+def test_a_name_longer_than_a_file_system_allows(tmp_path):
+    write_clip(tmp_path / "clip.avi")
+    long = "x" * 300
+    video = Video(long, tmp_path / "clip.avi", 0, "g", {})
+    videos = VideoList("tiny", "folder", ("left",), (), (video,))
+    assert run(videos, tmp_path / "r").videos[0].name == long
+    shutil.rmtree(tmp_path / "r")
+
+
+def test_a_damaged_leftover_is_named(tmp_path):
+    videos = tiny_list(tmp_path / "v", count=2)
+    partial = tmp_path / "r" / ".partial"
+    partial.mkdir(parents=True)
+    for video in videos.videos:
+        stages.prepare_video(video, partial, SETTINGS)
+    next(partial.glob("*.rgb")).write_bytes(b"")
+    with pytest.raises(UserError, match=r"\.partial is damaged at [ab]/clip\d, delete it first\)"):
+        run(videos, tmp_path / "r")

@@ -1,0 +1,1 @@
+"""The device's side: uint8 batches in, scores out."""

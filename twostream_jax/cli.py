@@ -1,0 +1,196 @@
+"""The command line: flags, config, one driver per mode, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from input_pipeline.schema import UserError
+from twostream_jax import cli_config
+
+MODES = ("demo", "prepare", "train", "eval", "fuse", "predict", "inspect")
+
+USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DIR] [--config.section.key=value ...]
+
+  modes: demo (default without --config), train (default with it), prepare [--dry_run], eval,
+         fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], predict --video=FILE [--runs=DIR,DIR],
+         inspect [--json] [--filters=FILE.png]
+  several processes: --coordinator=HOST:PORT --num_processes=N --process_id=I
+  README.md shows each at work; configs/base.py lists every key with its unit."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; exits with status 2 and one line on stderr for anything that a user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any(a in ("-h", "--help", "--helpfull", "--helpshort") for a in arguments):
+        print(USAGE)
+        return
+    try:
+        _run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+def _define_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string("mode", "", ", ".join(MODES), flag_values=values)
+    flags.DEFINE_string("config", "", "an experiment's file", flag_values=values)
+    flags.DEFINE_string("workdir", "", "folder of the run", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "prepare: print the cost and stop", flag_values=values)
+    flags.DEFINE_list("scores", [], "fuse: score files of the streams", flag_values=values)
+    flags.DEFINE_list("train_scores", [], "fuse: score files of the training videos", flag_values=values)
+    flags.DEFINE_string("video", "", "predict: the video file", flag_values=values)
+    flags.DEFINE_list("runs", [], "predict: workdirs", flag_values=values)
+    flags.DEFINE_boolean("json", False, "inspect: print JSON", flag_values=values)
+    flags.DEFINE_string("filters", "", "inspect: PNG of the first layer's filters", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", 0, "how many processes", flag_values=values)
+    flags.DEFINE_integer("process_id", 0, "this one's number", flag_values=values)
+    return values
+
+
+def _run(arguments: list[str]) -> None:
+    values = _define_flags()
+    try:
+        rest = values(["run.py", *arguments], known_only=True)[1:]
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())}; see --help") from error
+    mode = values.mode or ("train" if values.config else "demo")
+    if mode not in MODES:
+        raise UserError(f"--mode={mode}: choose one of {', '.join(MODES)}")
+    _quiet_libraries()
+    if values.num_processes or values.coordinator:
+        from twostream_jax.mesh import start_processes
+
+        start_processes(values.coordinator, values.num_processes, values.process_id)
+    {
+        "demo": _demo,
+        "prepare": _prepare,
+        "train": _train,
+        "eval": _eval,
+        "fuse": _fuse,
+        "predict": _predict,
+        "inspect": _inspect,
+    }[mode](values, rest)
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' information lines off the terminal, and compiled programs for the next start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    for name in ("absl", "orbax", "jax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+# Drivers are imported where they are called: jax and grain take seconds, which `--help` and mistakes should not cost.
+
+
+def _demo(values, rest) -> None:
+    from twostream_jax.drivers.demo import demo
+
+    config, name = cli_config.load(values.config or "configs/demo.py", rest)
+    demo(config, Path(values.workdir or f"runs/{name}"))
+
+
+def _prepare(values, rest) -> None:
+    from twostream_jax.drivers.prepare import prepare_records
+
+    config, name = cli_config.load(_need_config(values, "prepare"), rest)
+    if config.data.kind == "synthetic":
+        workdir = Path(values.workdir or f"runs/{name}")
+        config.data.records = config.data.records or str(workdir / "records")
+        config.data.videos = config.data.videos or str(workdir / "videos")
+    prepare_records(config, dry_run=values.dry_run)
+
+
+def _train(values, rest) -> None:
+    from twostream_jax.drivers.train import train
+
+    if values.config:
+        config, name = cli_config.load(values.config, rest)
+        workdir = Path(values.workdir or f"runs/{name}")
+    else:
+        workdir = Path(values.workdir or "")
+        if not values.workdir:
+            raise UserError("--mode=train needs --config=configs/X.py, or --workdir=DIR of a run to continue")
+        config = cli_config.load_stored(workdir, rest)
+    train(config, workdir)
+
+
+def _eval(values, rest) -> None:
+    from twostream_jax.drivers.evaluate import evaluate, summary_lines
+
+    for workdir in _runs_or_newest(values):
+        result = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
+        print(f"{workdir}, checkpoint {result['checkpoint']}")
+        print("\n".join(summary_lines(result)))
+
+
+def _fuse(values, rest) -> None:
+    from twostream_jax.drivers.fuse import fuse, summary_lines
+
+    if rest:
+        raise UserError(f"{rest[0]}: mode fuse takes --scores, --train_scores and --workdir only")
+    if not values.scores:
+        raise UserError("--mode=fuse needs --scores=a.npz,b.npz, files that --mode=eval wrote")
+    paths, train_paths = ([Path(p) for p in group] for group in (values.scores, values.train_scores))
+    workdir = Path(values.workdir or "runs/fused")
+    print("\n".join(summary_lines(fuse(paths, train_paths, workdir))))
+    print(f"written to {workdir}")
+
+
+def _predict(values, rest) -> None:
+    from twostream_jax.drivers.predict import predict
+
+    if not values.video:
+        raise UserError("--mode=predict needs --video=FILE")
+    workdirs = [Path(run) for run in values.runs] or _runs_or_newest(values)
+    runs = [(cli_config.load_for_run("", workdir, rest), workdir) for workdir in workdirs]
+    print(json.dumps(predict(runs, Path(values.video)), indent=2, ensure_ascii=False))
+
+
+def _inspect(values, rest) -> None:
+    from twostream_jax.drivers import inspect
+
+    filters = Path(values.filters) if values.filters else None
+    if values.config and not values.workdir:
+        if filters:
+            raise UserError("--filters: needs a trained run; give --workdir=DIR")
+        config, _ = cli_config.load(values.config, rest)
+        results = [inspect.inspect_config(config)]
+    else:
+        runs = _runs_or_newest(values)
+        if filters and len(runs) > 1:
+            raise UserError(f"--filters={filters}: {values.workdir or 'runs'} holds two streams; give --workdir of one")
+        results = [inspect.inspect_run(cli_config.load_for_run("", w, rest), w, filters) for w in runs]
+    if values.json:
+        print(json.dumps(results[0] if len(results) == 1 else results, indent=2))
+        return
+    for result in results:
+        print("\n".join(inspect.report_lines(result)))
+
+
+def _need_config(values, mode: str) -> str:
+    if not values.config:
+        raise UserError(f"--mode={mode} needs --config=configs/X.py; configs/demo.py is the embedded data set's")
+    return values.config
+
+
+def _runs_or_newest(values) -> list[Path]:
+    """Return the workdirs that --workdir means: both streams of a two-stream run, or the one; without it, the newest."""
+    if values.workdir:
+        workdir = Path(values.workdir)
+    elif values.config:
+        workdir = Path("runs") / Path(values.config).stem
+    else:
+        workdir = cli_config.newest_run(Path("runs"))
+        print(f"newest run: {workdir}", file=sys.stderr)
+    return cli_config.stream_workdirs(workdir)

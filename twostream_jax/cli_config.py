@@ -1,0 +1,160 @@
+"""Where a config comes from: an experiment's file, or the run's own config.json; and the overrides laid over it."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import base
+from input_pipeline.schema import UserError
+
+STREAM_FOLDERS = ("spatial", "temporal")
+
+
+def load(path: str, overrides: list[str]) -> tuple[ConfigDict, str]:
+    """Return the config of an experiment's file with the overrides applied, and the experiment's name.
+
+    A path such as configs/temporal.py that does not exist here is looked up among the installed configs.
+    """
+    file = Path(path)
+    if not file.is_file() and file.parts[:1] == ("configs",):
+        file = Path(base.__file__).parent.joinpath(*file.parts[1:])
+    if not file.is_file():
+        raise UserError(f"--config={path}: no such file; the experiments are in configs/")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: not a Python file; give one such as configs/temporal.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    # Whatever a user's own file raises is a mistake in that file.
+    except Exception as error:
+        raise UserError(f"--config={path}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}; return a ConfigDict")
+    return apply_overrides(config, overrides), file.stem
+
+
+def load_stored(workdir: Path, overrides: list[str]) -> ConfigDict:
+    """Return the config that a run stored in its workdir, with the overrides applied."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"--workdir={workdir}: holds no config.json; train there first, or name another workdir")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        config = base.get_config()
+        with config.unlocked(), config.ignore_type():
+            config.update(_tuples(stored))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not a stored config ({str(error).splitlines()[0]}); train there again") from error
+    return apply_overrides(config, overrides)
+
+
+def load_for_run(config_path: str, workdir: Path, overrides: list[str]) -> ConfigDict:
+    """Return the config for work on an existing run: that of `config_path` if given, else the one stored there."""
+    return load(config_path, overrides)[0] if config_path else load_stored(workdir, overrides)
+
+
+def _tuples(value):
+    """Return JSON's lists as the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """Return the config with `--config.section.key=value` arguments applied, the value read as the key's own type.
+
+    Lists are written a,b or ('a', 'b'). UserError for an unknown flag or key, or a value of another type. (config_flags'
+    own parser reads a,b as one word and leaves a mistyped key's AttributeError uncaught.)
+    """
+    config = config.copy_and_resolve_references()
+    for argument in overrides:
+        name, equals, text = argument.partition("=")
+        if not name.startswith("--config."):
+            raise UserError(f"{argument}: not a flag; see --help, and set keys as --config.section.key=value")
+        if not equals:
+            raise UserError(f"{argument}: needs a value; write {name}=VALUE")
+        section, key = _find(config, name.removeprefix("--config."), argument)
+        value = _read_value(text, section[key], key, argument)
+        with config.ignore_type():  # checked above; ConfigDict's own check would hold bound_px to one type
+            section[key] = value
+    return config
+
+
+def _find(config: ConfigDict, path: str, argument: str) -> tuple[ConfigDict, str]:
+    """Return the section that holds the key, and the key."""
+    *sections, key = path.split(".")
+    here = config
+    for depth, name in enumerate([*sections, key]):
+        if not isinstance(here, ConfigDict) or name not in here:
+            known = list(here.keys()) if isinstance(here, ConfigDict) else []
+            near = difflib.get_close_matches(name, known, 1)
+            hint = (
+                f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}" if known else "it has no keys"
+            )
+            where = ".".join([*sections, key][:depth]) or "the config"
+            raise UserError(f"{argument}: {where} has no key {name!r}; {hint}")
+        if depth < len(sections):
+            here = here[name]
+    if isinstance(here[key], ConfigDict):
+        raise UserError(f"{argument}: {path} is a section; set one of its keys: {', '.join(here[key].keys())}")
+    return here, key
+
+
+def _read_value(text: str, current, key: str, argument: str):
+    """Return the text as a value of the current one's type; `bound_px` may be a number or a word."""
+    if isinstance(current, bool):
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{argument}: write true or false")
+        return text.lower() == "true"
+    if key == "bound_px":
+        value = _literal(text)
+        return float(value) if isinstance(value, int) else value
+    if isinstance(current, str):
+        return text.strip()
+    if isinstance(current, tuple):
+        if text[:1] in ("(", "["):
+            value = _literal(text)
+            if not isinstance(value, tuple | list):
+                raise UserError(f"{argument}: not a list; write a,b or ('a', 'b')")
+            return tuple(value)
+        return tuple(_literal(part.strip()) for part in text.split(",") if part.strip())
+    value = _literal(text)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(current):
+        kind = {"int": "a whole number", "float": "a number"}[type(current).__name__]
+        raise UserError(f"{argument}: must be {kind}")
+    return value
+
+
+def _literal(text: str):
+    """Return the Python literal that the text is, or the text."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def newest_run(folder: Path) -> Path:
+    """Return the run under `folder` whose config.json (its own or its streams') is the newest."""
+    configs = [*folder.glob("*/config.json"), *folder.glob("*/*/config.json")] if folder.is_dir() else []
+    if not configs:
+        raise UserError(
+            f"--workdir: not given, and there is no run under {folder}/; train one first, or name its workdir"
+        )
+    newest = max(configs, key=lambda path: path.stat().st_mtime).parent
+    return newest.parent if newest.name in STREAM_FOLDERS else newest
+
+
+def stream_workdirs(workdir: Path) -> list[Path]:
+    """Return the workdirs of both streams where `workdir` holds `spatial/` and `temporal/`, else the workdir itself."""
+    streams = [workdir / name for name in STREAM_FOLDERS]
+    return streams if all(stream.is_dir() for stream in streams) else [workdir]

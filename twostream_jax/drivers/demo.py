@@ -1,0 +1,151 @@
+"""mode=demo: the whole path, from videos to a report, on the embedded synthetic set or any config's data set."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline import store
+from input_pipeline.schema import UserError, dequantise_flow
+from twostream_jax.drivers.evaluate import evaluate, summary_lines
+from twostream_jax.drivers.fuse import fuse
+from twostream_jax.drivers.fuse import summary_lines as fuse_lines
+from twostream_jax.drivers.prepare import prepare_records
+from twostream_jax.drivers.setup import Setup, check_values
+from twostream_jax.drivers.train import train
+from twostream_jax.report import pictures
+from twostream_jax.report.splits import write_splits_report
+from twostream_jax.report.tables import write_report
+from twostream_jax.run_log import read_metrics, time_left
+from twostream_jax.scores import ScoreFile
+
+STREAMS = {"spatial": ("cnn_m_spatial", ("rgb",)), "temporal": ("cnn_m_temporal", ("flow",))}
+# Rows of the picture that shows frames beside their flow.
+SAMPLES = 4
+
+
+def demo(config, workdir: Path) -> dict:
+    """Prepare, train both streams, evaluate, fuse and report in `workdir`; return what report.json holds.
+
+    Leaves `records/` (unless data.records names another folder), `spatial/`, `temporal/`, `fused/`, report.json,
+    report.md and pictures. With data.split=0 every split (or fold) runs in turn in `split<k>/`, and the report gives
+    mean and spread. What is finished is not done again.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.records = config.data.records or str(workdir / "records")
+    if config.data.kind == "synthetic":
+        config.data.videos = config.data.videos or str(workdir / "videos")
+    begun = time.monotonic()
+    _check_before_work(config)
+    dataset = prepare_records(config)
+    report = (_one_split if config.data.split else _every_split)(config, workdir, dataset)
+    print(f"done in {time_left(time.monotonic() - begun)}; the report: {workdir / 'report.md'}")
+    return report
+
+
+def stream_config(config, stream: str):
+    """Return the config with the net and the input of one stream, "spatial" or "temporal"."""
+    own = config.copy_and_resolve_references()
+    own.model.name, own.input.streams = STREAMS[stream]
+    return own
+
+
+def _check_before_work(config) -> None:
+    for stream in STREAMS:
+        check_values(stream_config(config, stream))
+    if config.flow.method == "none":
+        raise UserError("flow.method=none: the two-stream run needs flow; choose dis, tvl1, farneback or deepflow")
+
+
+def _every_split(config, workdir: Path, dataset: store.Dataset) -> dict:
+    count = config.data.folds or len(dataset.splits)
+    reports = []
+    for split in range(1, count + 1):
+        own = config.copy_and_resolve_references()
+        own.data.split = split
+        reports.append(_one_split(own, workdir / f"split{split}", dataset))
+    report = write_splits_report(workdir, title=f"{dataset.name}, {count} splits", reports=reports)
+    for line in (workdir / "report.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            print(line)
+    return report
+
+
+def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
+    begun = time.monotonic()
+    evals = {}
+    for stream in STREAMS:
+        own = stream_config(config, stream)
+        train(own, workdir / stream)
+        own.eval.subset = "train"  # what the SVM learns from
+        evaluate(own, workdir / stream)
+        own.eval.subset = "test"
+        evals[stream] = evaluate(own, workdir / stream)
+        print("\n".join(f"{stream:>9} {line}" for line in summary_lines(evals[stream])))
+    name = f"scores_{dataset.name}_split{config.data.split}_"
+    paths = {subset: [workdir / stream / f"{name}{subset}.npz" for stream in STREAMS] for subset in ("test", "train")}
+    result = fuse(paths["test"], paths["train"], workdir / "fused")
+    print("\n".join(f"    fused {line}" for line in fuse_lines(result)))
+    scores = {stream: ScoreFile.read(path) for stream, path in zip(STREAMS, paths["test"], strict=True)}
+    fused = {name: ScoreFile.read(workdir / "fused" / f"fused_{name}.npz") for name in ("average", "svm")}
+    drawn = _pictures(config, workdir, scores, fused["average"])
+    return write_report(
+        workdir,
+        title=f"Two-stream run on {dataset.name}, split {config.data.split}",
+        streams=scores,
+        stream_evals=evals,
+        fused=fused,
+        facts=_facts(config, dataset, time.monotonic() - begun),
+        pictures=drawn,
+    )
+
+
+def _facts(config, dataset: store.Dataset, seconds: float) -> dict:
+    return {
+        "data": {"name": dataset.name, "classes": len(dataset.classes), **dataset.counts},
+        "settings": {
+            "short_side_px": dataset.short_side,
+            "flow": dataset.flow.method,
+            "bound_px": dataset.flow.bound_px,
+            "stack": config.input.stack,
+            "crop_px": config.input.crop,
+            "width": config.model.width,
+            "dropout": config.model.dropout,
+            "steps": config.train.steps,
+            "batch_size": config.train.batch_size,
+            "seed": config.seed,
+            "seconds": round(seconds, 1),
+        },
+    }
+
+
+def _pictures(config, workdir: Path, scores: dict[str, ScoreFile], fused: ScoreFile) -> list[tuple[Path, str]]:
+    """Draw the report's pictures; return (file, caption) of each."""
+    pictures.confusion_matrix(workdir / "confusion.png", fused)
+    pictures.per_class_recall(workdir / "recall.png", {**scores, "fused": fused})
+    pictures.frames_beside_flow(workdir / "flow.png", _flow_samples(config))
+    pictures.training_curves(workdir / "training.png", {stream: read_metrics(workdir / stream) for stream in STREAMS})
+    return [
+        (workdir / "confusion.png", "Confusion matrix of the fused streams (average)."),
+        (workdir / "recall.png", "Recall of each class by stream and fused."),
+        (workdir / "flow.png", "Frames beside their flow."),
+        (workdir / "training.png", "Loss and clip accuracy on training batches."),
+    ]
+
+
+def _flow_samples(config) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return (title, frame, flow in px) of the middle of the first test video of classes across the list."""
+    setup = Setup.of(stream_config(config, "temporal"))
+    table = setup.table("test")
+    samples = []
+    labels = np.unique(table.label)
+    for label in labels[:: -(-len(labels) // SAMPLES)]:
+        position = int(table.position[np.flatnonzero(table.label == label)[0]])
+        video = setup.records.videos[position]
+        index = (video.frames - 1) // 2
+        levels, _, bound_px = setup.records.flow(position, index, 1)
+        frame = setup.records.frames(position, [index])[0]
+        samples.append((Path(video.name).name, frame, dequantise_flow(levels[0], bound_px)))
+    return samples

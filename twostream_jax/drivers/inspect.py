@@ -1,0 +1,92 @@
+"""mode=inspect: parameters, config, steps and metrics of a run; without one, the parameters of a config's net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline import store
+from input_pipeline.schema import UserError
+from twostream_jax import mesh as meshes
+from twostream_jax.checkpoint import Checkpoints, choose_step
+from twostream_jax.drivers.setup import check_values
+from twostream_jax.models import STREAMS, build_model, parameter_table
+from twostream_jax.report.pictures import filters
+from twostream_jax.run_log import read_metrics
+from twostream_jax.steps import Inputs, abstract_params
+
+# Classes of the official data sets, for a net that has no records yet.
+OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
+
+
+def inspect_config(config) -> dict:
+    """Return the parameter table of the config's net, which is built by shape only: {"model", "tasks", "total", ...}."""
+    check_values(config)
+    tasks = _tasks(config)
+    params = abstract_params(build_model(config.model, tasks), Inputs.of(config.input))
+    return {"model": config.model.name, "tasks": tasks, **_table(params)}
+
+
+def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict:
+    """Return the parameter table, config, steps and last metrics of the run in `workdir`; draws conv1 if asked to."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = choose_step(checkpoints, str(config.eval.checkpoint))
+        stored = checkpoints.config(step)
+        tasks = {name: len(classes) for name, classes in stored["tasks"].items()}
+        abstract = abstract_params(build_model(config.model, tasks), Inputs.of(config.input))
+        if filters_path is not None:
+            params = checkpoints.restore_params(step, abstract, meshes.make_mesh())
+            filters(filters_path, np.asarray(params["conv1"]["kernel"]))
+        result = {
+            "workdir": str(workdir),
+            "checkpoint": step,
+            "steps": checkpoints.steps(),
+            "best": checkpoints.best_step(),
+            "model": config.model.name,
+            "tasks": tasks,
+            **_table(abstract),
+            "records": stored["records"],
+            "versions": stored["versions"],
+            "config": stored["config"],
+            "metrics": read_metrics(workdir)[-1:],
+        }
+    return result
+
+
+def report_lines(result: dict) -> list[str]:
+    """Return the lines that the terminal shows of an inspection."""
+    lines = [f"{result['model']}: " + ", ".join(f"{name} {n} classes" for name, n in result["tasks"].items())]
+    width = max(len(row["name"]) for row in result["parameters"])
+    for row in result["parameters"]:
+        shape = " x ".join(map(str, row["shape"]))
+        lines.append(f"  {row['name']:<{width}}  {shape:>20}  {row['count']:>12,}")
+    lines.append(f"  {'total':<{width}}  {'':>20}  {result['total']:>12,}")
+    if "workdir" in result:
+        saved = ", ".join(map(str, result["steps"]))
+        best = f", best {result['best']}" if result["best"] is not None else ""
+        lines.append(f"{result['workdir']}: checkpoints at steps {saved}{best}; trained on {result['records']['name']}")
+        for line in result["metrics"]:
+            lines.append("last metrics: " + ", ".join(f"{key} {value:.4g}" for key, value in line.items()))
+    return lines
+
+
+def _table(params) -> dict:
+    rows = [{"name": name, "shape": list(shape), "count": count} for name, shape, count in parameter_table(params)]
+    return {"parameters": rows, "total": sum(row["count"] for row in rows)}
+
+
+def _tasks(config) -> dict[str, int]:
+    """Return {task: classes} of a config that may have no records yet."""
+    assert config.model.name in STREAMS
+    if config.data.records and (Path(config.data.records) / "dataset.json").exists():
+        dataset = store.read_dataset(Path(config.data.records))
+        return {dataset.name: len(dataset.classes)}
+    if config.data.classes:
+        return {config.data.kind: len(config.data.classes)}
+    if config.data.kind in OFFICIAL_CLASSES:
+        return {config.data.kind: OFFICIAL_CLASSES[config.data.kind]}
+    raise UserError(
+        f"data.records={config.data.records}: no dataset.json there, so the number of classes is unknown; "
+        "run --mode=prepare first, or list data.classes"
+    )

@@ -1,0 +1,107 @@
+"""Clip metrics as mergeable sums (device), and scores of whole videos (host, NumPy). Ties: the lower class index."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+
+@struct.dataclass
+class ClipMetrics:
+    """Sums over samples: `merge` adds them, `compute` divides. Float32 scalars, so counts are exact to 2^24."""
+
+    loss_sum: jax.Array
+    correct: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def empty(cls) -> ClipMetrics:
+        """Return the sums of no sample."""
+        # Three arrays, not one shared: a donated buffer may stand in a tree only once.
+        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+    @classmethod
+    def of(
+        cls,
+        loss: jax.Array,
+        logits: dict[str, jax.Array],
+        labels: jax.Array,
+        task: jax.Array,
+        weight: jax.Array,
+        task_names: tuple[str, ...],
+    ) -> ClipMetrics:
+        """Return the sums of one batch; arguments as in `losses.multi_task_loss`, whose total is `loss`.
+
+        `loss` is a mean, so it enters times the batch's count: merged losses are the mean over samples.
+        """
+        count = weight.sum()
+        return cls(loss * count, count_correct(logits, labels, task, weight, task_names), count)
+
+    def merge(self, other: ClipMetrics) -> ClipMetrics:
+        """Return the sums of both."""
+        return jax.tree.map(jnp.add, self, other)
+
+    def compute(self) -> dict[str, float]:
+        """Return {"loss", "clip_accuracy"} as Python floats, NaN over no sample. Waits for the device."""
+        loss_sum, correct, count = (float(value) for value in (self.loss_sum, self.correct, self.count))
+        if count == 0.0:
+            return {"loss": math.nan, "clip_accuracy": math.nan}
+        return {"loss": loss_sum / count, "clip_accuracy": correct / count}
+
+
+def count_correct(
+    logits: dict[str, jax.Array], labels: jax.Array, task: jax.Array, weight: jax.Array, task_names: tuple[str, ...]
+) -> jax.Array:
+    """Return the weighted number of samples whose own task's head ranks the label first, float32 scalar.
+
+    logits {task: [B, T, C]}, averaged over T; labels, task int32 [B]; weight float32 [B].
+    """
+    total = jnp.zeros((), jnp.float32)
+    for index, name in enumerate(task_names):
+        hit = (jnp.argmax(logits[name].mean(axis=1), axis=-1) == labels) & (task == index)
+        total += jnp.where(hit, weight, jnp.float32(0)).sum()
+    return total
+
+
+def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of rows of probs [N, C] whose highest class is the label [N]."""
+    return float(np.mean(np.argmax(probs, axis=1) == labels))
+
+
+def top_k(probs: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Return the share of rows of probs [N, C] whose label [N] is among the k highest classes."""
+    own = np.take_along_axis(probs, labels[:, None], axis=1)
+    earlier = np.arange(probs.shape[1])[None, :] < labels[:, None]
+    rank = np.sum((probs > own) | ((probs == own) & earlier), axis=1)
+    return float(np.mean(rank < k))
+
+
+def mean_class_accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean over the classes present in labels [N] of each class's accuracy; probs is [N, C]."""
+    correct = np.argmax(probs, axis=1) == labels
+    return float(np.mean([correct[labels == c].mean() for c in np.unique(labels)]))
+
+
+def confusion(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return int64 [true class, predicted class] counts of labels [N] and predicted classes [N]."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    return counts
+
+
+def wilson_interval(correct: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return (low, high), the Wilson score interval of a share of `correct` in `n`; (0, 1) for n = 0.
+
+    z is the normal quantile of the two-sided level, 95 % by default. E. B. Wilson, JASA 22 (1927): unlike p +- z s it
+    stays inside [0, 1] and keeps a width at p = 0 and 1.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    share = correct / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

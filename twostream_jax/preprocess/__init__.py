@@ -1,0 +1,94 @@
+"""uint8 batches (`input_pipeline.schema`) -> float32 network inputs, inside jit. Pure functions of arrays.
+
+The result equals, in this order: dequantise, stack, subtract means, crop, flip. What is done in another order here is
+cheaper on uint8 and proven equal by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from twostream_jax.preprocess.colour import lighting, normalise_rgb
+from twostream_jax.preprocess.crops import CENTRE, centre_crop, crop_windows, ten_crops
+from twostream_jax.preprocess.dequantise import FLOW_SCALE_PX, dequantise
+from twostream_jax.preprocess.stacking import flip_flow, stack_flow, subtract_mean_flow
+
+__all__ = [
+    "CENTRE",
+    "FLOW_SCALE_PX",
+    "centre_crop",
+    "dequantise",
+    "eval_inputs",
+    "flip_flow",
+    "lighting",
+    "normalise_rgb",
+    "stack_flow",
+    "subtract_mean_flow",
+    "ten_crops",
+    "train_inputs",
+]
+
+
+def train_inputs(
+    batch: Mapping[str, jax.Array], *, mean_subtraction: bool, crop: int, lighting_std: float
+) -> dict[str, jax.Array]:
+    """Return {"rgb": [B, T, crop, crop, 3]} and / or {"flow": [B, T, crop, crop, 2L]}, by the streams in `batch`.
+
+    The crop box of each sample is cut out, what `flip` marks is mirrored (d^x negated), RGB gets its lighting draw
+    (none with lighting_std 0); both come out near zero mean and unit variance.
+    """
+    flip = batch["flip"][:, None, None, None, None]
+    inputs = {}
+    if "rgb" in batch:
+        planes = crop_windows(jnp.moveaxis(batch["rgb"], -1, -3), batch["crop"], crop)
+        rgb = jnp.moveaxis(planes, -3, -1).astype(jnp.float32)
+        if lighting_std > 0:
+            rgb = lighting(rgb, batch["lighting"], lighting_std)
+        rgb = normalise_rgb(rgb)
+        inputs["rgb"] = jnp.where(flip, rgb[..., ::-1, :], rgb)
+    if "flow" in batch:
+        # The mean is the whole field's, so that it may be taken off after the crop.
+        levels = crop_windows(batch["flow"], batch["crop"], crop)
+        flow = _flow_stack(levels, batch, mean_subtraction)
+        inputs["flow"] = jnp.where(flip, flip_flow(flow), flow)
+    return inputs
+
+
+def eval_inputs(
+    batch: Mapping[str, jax.Array], *, mean_subtraction: bool, crop: int, crops: int
+) -> dict[str, jax.Array]:
+    """Return {stream: [B * crops, T, crop, crop, C]}, a sample's crops next to each other, by the streams in `batch`.
+
+    crops is 10 (`ten_crops` in its order, of the valid region `size`) or 1 (the centre).
+    """
+    inputs = {}
+    if "rgb" in batch:
+        inputs["rgb"] = _eval_crops(normalise_rgb(batch["rgb"]), batch["size"], crop, crops, flow=False)
+    if "flow" in batch:
+        flow = _flow_stack(batch["flow"], batch, mean_subtraction)
+        inputs["flow"] = _eval_crops(flow, batch["size"], crop, crops, flow=True)
+    return inputs
+
+
+def _flow_stack(levels: jax.Array, batch: Mapping[str, jax.Array], mean_subtraction: bool) -> jax.Array:
+    """Return float32 [B, T, h, w, 2L] in units of FLOW_SCALE_PX of planar uint8 levels [B, T, L, 2, h, w]."""
+    # Stacking before dequantising moves a quarter of the bytes.
+    flow = dequantise(stack_flow(jnp.moveaxis(levels, -3, -1)), batch["bound"])
+    if mean_subtraction:
+        mean = batch["mean"]
+        flow = subtract_mean_flow(flow, mean.reshape(*mean.shape[:2], -1))
+    return flow * jnp.float32(1.0 / FLOW_SCALE_PX)
+
+
+def _eval_crops(frames: jax.Array, size: jax.Array, crop: int, crops: int, *, flow: bool) -> jax.Array:
+    """Return [B * crops, T, crop, crop, C] of frames [B, T, H, W, C]; size int32 [B, 2] holds for a whole clip."""
+    assert crops in (1, 10), crops
+    batch, time = frames.shape[:2]
+    images = frames.reshape(batch * time, *frames.shape[2:])
+    size = jnp.repeat(size, time, axis=0)
+    cut = centre_crop(images, crop, size)[:, None] if crops == 1 else ten_crops(images, crop, flow=flow, size=size)
+    cut = cut.reshape(batch, time, *cut.shape[1:])
+    return jnp.moveaxis(cut, 2, 1).reshape(batch * crops, time, *cut.shape[3:])

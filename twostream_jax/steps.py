@@ -1,0 +1,117 @@
+"""init, train_step and eval_step as pure functions, and the only place where they are jitted, donated and sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from twostream_jax import losses
+from twostream_jax import mesh as meshes
+from twostream_jax.metrics import ClipMetrics
+from twostream_jax.preprocess import CENTRE, eval_inputs, train_inputs
+from twostream_jax.state import TrainState
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How a uint8 batch becomes the net's input (the config's `input` section, the part that the device needs)."""
+
+    streams: tuple[str, ...]
+    stack: int
+    crop: int
+    mean_subtraction: bool
+    lighting: float
+
+    @classmethod
+    def of(cls, section) -> Inputs:
+        """Return the device's part of a config's `input` section."""
+        return cls(tuple(section.streams), section.stack, section.crop, section.mean_subtraction, section.lighting)
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of one preprocessed training sample, which fix the net's parameters."""
+        channels = {"rgb": 3, "flow": 2 * self.stack}
+        return {
+            stream: jax.ShapeDtypeStruct((1, 1, self.crop, self.crop, channels[stream]), jnp.float32)
+            for stream in self.streams
+        }
+
+
+def abstract_params(model, inputs: Inputs) -> Any:
+    """Return the shapes and dtypes of the net's parameters; nothing is computed."""
+    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), inputs.example())
+    return variables["params"]
+
+
+def init(key: jax.Array, *, model, optimizer: optax.GradientTransformation, inputs: Inputs) -> TrainState:
+    """Return the state before the first step, drawn from `key`."""
+    example = {stream: jnp.zeros(shape.shape, shape.dtype) for stream, shape in inputs.example().items()}
+    params = model.init(key, example, train=False)["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *, model, optimizer, inputs: Inputs, tasks: tuple
+) -> tuple[TrainState, ClipMetrics]:
+    """Return the state after one update on the batch, and the batch's loss and clip accuracy as mergeable sums.
+
+    `key` is the run's; the step's own dropout key is folded from it, so that a resumed run drops what it would have.
+    """
+    prepared = train_inputs(
+        batch, mean_subtraction=inputs.mean_subtraction, crop=inputs.crop, lighting_std=inputs.lighting
+    )
+    dropout = jax.random.fold_in(key, state.step)
+
+    def loss_of(params):
+        logits = model.apply({"params": params}, prepared, train=True, rngs={"dropout": dropout})
+        loss, _ = losses.multi_task_loss(logits, batch["label"], batch["task"], batch["weight"], tasks)
+        return loss, logits
+
+    (loss, logits), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    metrics = ClipMetrics.of(loss, logits, batch["label"], batch["task"], batch["weight"], tasks)
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+
+def eval_step(params: Any, batch: dict[str, jax.Array], *, model, inputs: Inputs, crops: int) -> dict[str, dict]:
+    """Return, for each head, the scores of every stack: {"probs", "logits", "centre_probs"}, float32 [B, classes].
+
+    `probs` and `logits` are means over the crops, `centre_probs` the centre crop's alone (2014 Sect. 5: class scores,
+    i.e. softmax, are averaged).
+    """
+    prepared = eval_inputs(batch, mean_subtraction=inputs.mean_subtraction, crop=inputs.crop, crops=crops)
+    outputs = {}
+    for head, logits in model.apply({"params": params}, prepared, train=False).items():
+        by_crop = logits.mean(axis=1).reshape(-1, crops, logits.shape[-1])
+        probs = jax.nn.softmax(by_crop)
+        centre = probs[:, CENTRE if crops > 1 else 0]
+        outputs[head] = {"probs": probs.mean(axis=1), "logits": by_crop.mean(axis=1), "centre_probs": centre}
+    return outputs
+
+
+def jit_init(mesh: Mesh, **static) -> Callable[[jax.Array], TrainState]:
+    """Return `init(key)`, jitted (eager init is far slower), its state replicated over the mesh."""
+    return jax.jit(partial(init, **static), out_shardings=meshes.replicated(mesh))
+
+
+def jit_train_step(mesh: Mesh, **static) -> Callable:
+    """Return `train_step(state, batch, key)`, jitted over the mesh: batch rows split, state and metrics replicated.
+
+    Only the state is donated: the new one takes its memory, while batches are still being copied when a step starts.
+    """
+    whole, rows = meshes.replicated(mesh), meshes.sharded_rows(mesh)
+    return jax.jit(
+        partial(train_step, **static), in_shardings=(whole, rows, whole), out_shardings=whole, donate_argnums=0
+    )
+
+
+def jit_eval_step(mesh: Mesh, **static) -> Callable:
+    """Return `eval_step(params, batch)`, jitted over the mesh; the scores are replicated so that each process reads all."""
+    whole, rows = meshes.replicated(mesh), meshes.sharded_rows(mesh)
+    return jax.jit(partial(eval_step, **static), in_shardings=(whole, rows), out_shardings=whole)

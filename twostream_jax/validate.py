@@ -1,0 +1,169 @@
+"""Every check before any device work, on plain facts that the driver hands over.
+
+Each raises `UserError` with one line that names the key, shows its value and says what to do.
+"""
+
+from __future__ import annotations
+
+from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
+
+KINDS = ("ucf101", "hmdb51", "csv", "folder", "synthetic")
+DTYPES = ("float32", "bfloat16")
+
+# Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by
+# their checksum, wherever they lie; what only `prepare` reads is settled once they are written.
+FREE_ON_RESUME = (
+    "train.steps", "train.checkpoint_every", "train.log_every",
+    "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
+    "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
+    "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
+)  # fmt: skip
+
+
+def _one_of(key: str, value, choices) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+def _at_least(key: str, value, least) -> None:
+    if value < least:
+        raise UserError(f"{key}={value}: must be at least {least}")
+
+
+def _share(key: str, value) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"{key}={value}: must be a share, at least 0 and below 1")
+
+
+def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
+    """Check the values of a config by themselves; `streams_of_models` maps each net's name to the streams it takes."""
+    _check_choices(config, streams_of_models)
+    _check_ranges(config)
+    wanted = streams_of_models[config.model.name]
+    if tuple(config.input.streams) != wanted:
+        raise UserError(
+            f"input.streams={','.join(config.input.streams)}: {config.model.name} takes {','.join(wanted)}; "
+            f"set --config.input.streams=\"('{wanted[0]}',)\" or another model.name"
+        )
+    if config.input.crop > config.data.short_side:
+        raise UserError(
+            f"input.crop={config.input.crop}: larger than the stored frames, data.short_side={config.data.short_side} px; "
+            "lower the crop or prepare larger records"
+        )
+
+
+def _check_choices(config, streams_of_models) -> None:
+    _one_of("data.kind", config.data.kind, KINDS)
+    _one_of("flow.method", config.flow.method, FLOW_METHODS)
+    _one_of("model.name", config.model.name, tuple(streams_of_models))
+    _one_of("model.init", config.model.init, ("he", "caffe"))
+    _one_of("train.dtype", config.train.dtype, DTYPES)
+    _one_of("eval.subset", config.eval.subset, SUBSETS)
+    _one_of("eval.crops", config.eval.crops, (1, 10))
+    bound = config.flow.bound_px
+    if bound != "video" and not (isinstance(bound, int | float) and not isinstance(bound, bool) and bound > 0):
+        raise UserError(f"flow.bound_px={bound!r}: give px above 0, or 'video' for each video's own largest")
+
+
+def _check_ranges(config) -> None:
+    at_least_one = {
+        "data": ("short_side", "num_threads"),
+        "input": ("stack", "crop"),
+        "train": ("batch_size", "steps", "checkpoint_every", "log_every"),
+        "eval": ("frames", "batch_size", "validation_frames"),
+    }
+    at_least_zero = {
+        "data": ("split", "folds", "num_workers", "prepare_processes", "seed"),
+        "input": ("lighting",),
+        "optim": ("warmup_steps", "weight_decay", "learning_rate"),
+    }
+    for least, sections in ((1, at_least_one), (0, at_least_zero)):
+        for section, keys in sections.items():
+            for key in keys:
+                _at_least(f"{section}.{key}", config[section][key], least)
+    _at_least("seed", config.seed, 0)
+    _share("model.dropout", config.model.dropout)
+    _share("optim.momentum", config.optim.momentum)
+    _share("data.validation_fraction", config.data.validation_fraction)
+    if not 0 <= config.data.max_bad_fraction <= 1:
+        raise UserError(f"data.max_bad_fraction={config.data.max_bad_fraction}: must be a share between 0 and 1")
+    if config.model.width <= 0:
+        raise UserError(f"model.width={config.model.width}: must be above 0; 1 is the paper's net")
+    if list(config.optim.drops) != sorted(set(config.optim.drops)):
+        raise UserError(f"optim.drops={tuple(config.optim.drops)}: steps must ascend")
+
+
+def check_split(config) -> None:
+    """Check that one split is named, as every mode but the demo, which can run them in turn, needs."""
+    if config.data.split < 1:
+        raise UserError("data.split=0: only mode demo runs every split in turn; name one from 1")
+
+
+def check_records(config, stored_streams, smallest_side_px: int) -> None:
+    """Check that the records hold the streams that the net takes, in frames large enough for its crop."""
+    missing = [stream for stream in config.input.streams if stream not in stored_streams]
+    if missing:
+        raise UserError(
+            f"data.records={config.data.records}: holds {', '.join(stored_streams)} but no {', '.join(missing)}; "
+            "prepare records with another flow.method, or choose another model.name"
+        )
+    if config.input.crop > smallest_side_px:
+        raise UserError(
+            f"input.crop={config.input.crop}: larger than the smallest stored frame side, {smallest_side_px} px in "
+            f"{config.data.records}; lower the crop or prepare larger records"
+        )
+
+
+def check_devices(batch_sizes: dict[str, int], num_devices: int) -> None:
+    """Check that each global batch ({"train.batch_size": 256, ...}) divides over the devices."""
+    for key, size in batch_sizes.items():
+        if size % num_devices:
+            below, above = size // num_devices * num_devices, -(-size // num_devices) * num_devices
+            use = f"{below} or {above}" if below else str(above)
+            raise UserError(f"{key}={size}: must divide over the {num_devices} devices present; use {use}")
+
+
+def _flatten(config: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def check_resume(stored: dict, wanted: dict, workdir) -> list[str]:
+    """Return the lines that say which free keys changed since the checkpoint; refuse when any other key did.
+
+    stored, wanted: the configs as nested dicts. Refusing names every differing key with both values.
+    """
+    before, now = _flatten(stored), _flatten(wanted)
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    refused = [key for key in changed if key not in FREE_ON_RESUME]
+    if refused:
+        listed = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in refused)
+        raise UserError(
+            f"--workdir={workdir}: its run cannot continue, {listed}; restore these or use another --workdir"
+        )
+    return [f"continues with {key} {now.get(key)!r} instead of {before.get(key)!r}" for key in changed]
+
+
+def check_same_records(stored: dict, wanted: dict, workdir) -> None:
+    """Refuse to continue a run on other records than it began with ({"name", "checksum"} each)."""
+    if stored["checksum"] != wanted["checksum"]:
+        raise UserError(
+            f"--workdir={workdir}: its run used records {stored['name']} with checksum {stored['checksum'][:12]}, "
+            f"data.records now holds {wanted['name']} with {wanted['checksum'][:12]}; use those, or another --workdir"
+        )
+
+
+def check_same_classes(stored, wanted, workdir, records) -> None:
+    """Refuse records whose class names differ from those a checkpoint was trained on; their order may differ."""
+    if set(stored) != set(wanted):
+        lacking = ", ".join(sorted(set(stored) - set(wanted))[:3]) or "none"
+        unknown = ", ".join(sorted(set(wanted) - set(stored))[:3]) or "none"
+        raise UserError(
+            f"data.records={records}: classes differ from the checkpoint's in {workdir}: "
+            f"missing {lacking}; unknown to the net {unknown}; use the records it was trained on"
+        )
