@@ -17,6 +17,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def cpu_environment() -> dict[str, str]:
+    """Return the environment of a command run as a user would, with one CPU device."""
+    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
     """The folder of real clips, by the environment's TWOSTREAM_TEST_DATA or beside the checkout."""

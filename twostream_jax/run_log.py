@@ -51,6 +51,16 @@ class MetricsLog:
         self._board.close()
 
 
+class NoLog:
+    """Stands in for `MetricsLog` in the processes of a run that do not write."""
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def time_left(seconds: float) -> str:
     """Return seconds as h:mm:ss or m:ss."""
     whole = max(0, round(seconds))

@@ -95,6 +95,11 @@ def eval_step(params: Any, batch: dict[str, jax.Array], *, model, inputs: Inputs
     return outputs
 
 
+def jit_keys(mesh: Mesh, seed: int) -> tuple[jax.Array, jax.Array]:
+    """Return the keys of a run's initialisation and of its steps, made on every device of the mesh."""
+    return jax.jit(lambda: tuple(jax.random.split(jax.random.key(seed))), out_shardings=meshes.replicated(mesh))()
+
+
 def jit_init(mesh: Mesh, **static) -> Callable[[jax.Array], TrainState]:
     """Return `init(key)`, jitted (eager init is far slower), its state replicated over the mesh."""
     return jax.jit(partial(init, **static), out_shardings=meshes.replicated(mesh))

@@ -89,6 +89,8 @@ def _check_ranges(config) -> None:
         raise UserError(f"data.max_bad_fraction={config.data.max_bad_fraction}: must be a share between 0 and 1")
     if config.model.width <= 0:
         raise UserError(f"model.width={config.model.width}: must be above 0; 1 is the paper's net")
+    if not all(isinstance(step, int) and step >= 0 for step in config.optim.drops):
+        raise UserError(f"optim.drops={tuple(config.optim.drops)}: must be steps, whole numbers from 0")
     if list(config.optim.drops) != sorted(set(config.optim.drops)):
         raise UserError(f"optim.drops={tuple(config.optim.drops)}: steps must ascend")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from twostream_jax import mesh as meshes
@@ -74,9 +75,10 @@ def evaluate(config, workdir: Path) -> dict:
         protocol=protocol_name(config.eval.frames, config.eval.crops),
         provenance=provenance,
     )
-    file.write(workdir / f"scores_{setup.task}_split{config.data.split}_{subset}.npz")
     result = _summary(file, scores)
-    write_json(workdir / ("eval.json" if subset == "test" else f"eval_{subset}.json"), result)
+    if jax.process_index() == 0:
+        file.write(workdir / f"scores_{setup.task}_split{config.data.split}_{subset}.npz")
+        write_json(workdir / ("eval.json" if subset == "test" else f"eval_{subset}.json"), result)
     return result
 
 

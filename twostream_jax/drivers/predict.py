@@ -82,15 +82,18 @@ def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
     )
     one = Video("video", video, 0, "video", {"1": "test"})
     videos = VideoList("predict", "csv", ("unknown",), ("1",), (one,))
-    dataset = prepare(videos, folder, settings, lambda *_: None)
-    if not dataset.videos:
-        raise UserError(_quarantine_reason(folder, video))
+    try:
+        prepare(videos, folder, settings, lambda *_: None)
+    except UserError as error:
+        raise UserError(f"--video={video}: {_reason(folder) or error}") from error
     return Setup(config, Records(folder), {"train": (), "validation": (), "test": (0,)})
 
 
-def _quarantine_reason(folder: Path, video: Path) -> str:
-    line = json.loads((folder / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    return f"--video={video}: {line['reason']}"
+def _reason(folder: Path) -> str:
+    """Return why the video was set aside; empty when it was not."""
+    path = folder / "quarantine.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return json.loads(lines[0])["reason"] if lines else ""
 
 
 def _top(classes: list[str], probs: np.ndarray) -> list[dict]:

@@ -20,7 +20,7 @@ from twostream_jax.drivers.setup import Setup
 from twostream_jax.files import write_json
 from twostream_jax.metrics import ClipMetrics, accuracy
 from twostream_jax.optim import learning_rate, make_optimizer
-from twostream_jax.run_log import MetricsLog, Progress
+from twostream_jax.run_log import MetricsLog, NoLog, Progress
 
 # Steps dispatched ahead of the one whose result is awaited. Without a limit the host would queue batches on the device
 # until its memory is full; with two the device never waits for the host.
@@ -42,7 +42,8 @@ def train(config, workdir: Path) -> dict:
         mesh = meshes.make_mesh()
         validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
         _print_plan(setup, mesh, start)
-        write_json(workdir / "config.json", config.to_dict())
+        if jax.process_index() == 0:
+            write_json(workdir / "config.json", config.to_dict())
         run = _Run(setup, mesh, checkpoints)
         state = run.initial_state(start)
         if start >= config.train.steps:
@@ -60,7 +61,7 @@ class _Run:
         self.tasks = {setup.task: len(setup.classes)}
         self.model = setup.model(self.tasks)
         self.optimizer = make_optimizer(self.config.optim)
-        self.init_key, self.step_key = jax.random.split(jax.random.key(self.config.seed))
+        self.init_key, self.step_key = steps.jit_keys(mesh, self.config.seed)
         self.rate = learning_rate(self.config.optim)
         self.validation = None
         if setup.positions["validation"]:
@@ -87,8 +88,9 @@ class _Run:
         step_of = steps.jit_train_step(
             self.mesh, model=self.model, optimizer=self.optimizer, inputs=self.setup.inputs, tasks=tuple(self.tasks)
         )
-        key = jax.device_put(self.step_key, meshes.replicated(self.mesh))
-        log, progress = MetricsLog(workdir, start), Progress(f"train {workdir}", "steps")
+        # Every process computes the same numbers; the first one writes them.
+        log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
+        progress = Progress(f"train {workdir}", "steps")
         lines = _Lines(config.train.batch_size, self.rate, log, start)
         progress.update(start, last)
         try:
@@ -96,7 +98,7 @@ class _Run:
                 batch = lines.timed(lambda: next(batches))
                 # Any copy between host and device that is not asked for by name is a mistake in here.
                 with jax.transfer_guard("disallow"):
-                    state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), key)
+                    state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), self.step_key)
                 lines.add(step, metrics)
                 if step % config.train.log_every == 0 or step == last:
                     lines.flush(step)
@@ -109,7 +111,7 @@ class _Run:
             log.close()
         return lines.last
 
-    def _save(self, step: int, state, log: MetricsLog) -> None:
+    def _save(self, step: int, state, log: MetricsLog | NoLog) -> None:
         score = None
         if self.validation is not None:
             table = self.setup.table("validation")
@@ -123,7 +125,7 @@ class _Run:
 class _Lines:
     """Collects the metrics of each step without waiting for them, and writes their means every `log_every` steps."""
 
-    def __init__(self, batch_size: int, rate, log: MetricsLog, start: int):
+    def __init__(self, batch_size: int, rate, log: MetricsLog | NoLog, start: int):
         self._batch_size, self._rate, self._log = batch_size, rate, log
         self._pending: deque[ClipMetrics] = deque()
         self._read: list[dict[str, float]] = []

@@ -1,0 +1,109 @@
+"""The commands of README.md, run as a user would, on the embedded videos and on real clips; minutes each."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import pytest
+from conftest import REPOSITORY, cpu_environment
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments, cwd=REPOSITORY) -> str:
+    """Return what a command prints; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "run.py"), *map(str, arguments)],
+        cwd=cwd,
+        env=cpu_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_report(workdir):
+    """Return report.json after checking what every report must hold."""
+    report = json.loads((workdir / "report.json").read_text())
+    assert 0 <= report["spatial"]["accuracy"] <= 1 and 0 <= report["temporal"]["accuracy"] <= 1
+    assert set(report["fusion"]) == {"average", "svm"}
+    text = (workdir / "report.md").read_text()
+    for picture in report["pictures"]:
+        assert picture["file"] in text
+        image = cv2.imread(str(workdir / picture["file"]))
+        assert min(image.shape[:2]) > 200 and image.std() > 5
+    return report
+
+
+def test_the_demo_as_it_is(tmp_path):
+    out = command(cwd=tmp_path)
+    workdir = tmp_path / "runs" / "demo"
+    report = check_report(workdir)
+    better = max(report["spatial"]["accuracy"], report["temporal"]["accuracy"])
+    for fused in report["fusion"].values():
+        assert fused >= 0.9 and fused >= better + 0.25
+    assert {"videos", "records", "spatial", "temporal", "fused"} <= {path.name for path in workdir.iterdir()}
+    assert "25x10  synthetic split 1 test" in out
+    # What README shows next: eval of the newest run, fusion by hand, a prediction, an inspection.
+    assert "25x10" in command("--mode=eval", cwd=tmp_path)
+    scores = [f"runs/demo/{stream}/scores_synthetic_split1_test.npz" for stream in ("spatial", "temporal")]
+    fused = command("--mode=fuse", f"--scores={','.join(scores)}", "--workdir=runs/mine", cwd=tmp_path)
+    assert f"{100 * report['fusion']['average']:.1f} %" in fused
+    clip = next((workdir / "videos").glob("red-swing/*.avi"))
+    prediction = json.loads(command("--mode=predict", f"--video={clip}", cwd=tmp_path))
+    assert prediction["fused"]["top"][0]["class"] == "red-swing"
+    assert "conv1/kernel" in command("--mode=inspect", cwd=tmp_path)
+    # Again: everything is there, nothing is trained anew.
+    again = command(cwd=tmp_path)
+    assert again.count("nothing to do") == 2
+
+
+def test_weizmann4(data_dir, tmp_path):
+    split_file = data_dir / "weizmann4" / "split.csv"
+    command(
+        "--mode=demo",
+        "--config=configs/weizmann4.py",
+        f"--workdir={tmp_path}",
+        f"--config.data.split_file={split_file}",
+    )
+    report = check_report(tmp_path)
+    assert report["temporal"]["protocol"] == "25x10" and report["temporal"]["videos"] == 8
+    assert report["temporal"]["correct"] >= 7
+    assert report["fusion_detail"]["average"]["correct"] >= 7
+
+
+def test_folds_and_official_lists(data_dir, tmp_path):
+    """fight over its folds and mini6 over the official lists, with a net and a schedule too small to learn."""
+    tiny = [
+        "--config.model.width=0.0625", "--config.train.steps=2", "--config.train.batch_size=4",
+        "--config.optim.drops=()", "--config.eval.frames=2", "--config.data.short_side=64", "--config.input.crop=56",
+    ]  # fmt: skip
+    command(
+        "--mode=demo", "--config=configs/fight.py", f"--workdir={tmp_path / 'fight'}", "--config.data.folds=3",
+        f"--config.data.split_file={data_dir / 'fight' / 'split.csv'}", *tiny,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "fight" / "report.json").read_text())
+    assert report["splits"] == 3 and report["temporal"]["videos"] == 192
+    assert len(report["temporal"]["by_split"]) == 3
+    assert all((tmp_path / "fight" / f"split{k}" / "report.md").exists() for k in (1, 2, 3))
+    command(
+        "--mode=demo", "--config=configs/mini6.py", f"--workdir={tmp_path / 'mini6'}",
+        f"--config.data.videos={data_dir / 'ucf101'}", f"--config.data.splits={data_dir / 'splits' / 'ucf101'}", *tiny,
+    )  # fmt: skip
+    report = check_report(tmp_path / "mini6")
+    assert report["temporal"]["videos"] == 8 and report["data"]["videos"] == 24 and report["data"]["classes"] == 6
+
+
+def test_tvl1_at_256_px(data_dir, tmp_path):
+    """The paper's size and the default method on one clip, into records that the paper's config accepts."""
+    out = command(
+        "--mode=prepare", "--config=configs/temporal.py", f"--config.data.videos={data_dir / 'ucf101'}",
+        f"--config.data.splits={data_dir / 'splits' / 'ucf101'}", f"--config.data.records={tmp_path / 'records'}",
+        "--config.data.classes=Swing", "--config.data.allow_missing=true",
+    )  # fmt: skip
+    assert "tvl1 flow pairs" in out
+    dataset = json.loads((tmp_path / "records" / "dataset.json").read_text())
+    assert dataset["short_side"] == 256 and dataset["flow"]["method"] == "tvl1"
+    assert all((video["height"], video["width"]) == (256, 342) for video in dataset["videos"])

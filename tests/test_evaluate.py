@@ -1,0 +1,197 @@
+"""mode=eval, predict and inspect on a small trained run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from input_pipeline import sampling
+from input_pipeline.schema import UserError
+from twostream_jax import cli
+from twostream_jax import mesh as meshes
+from twostream_jax.checkpoint import Checkpoints
+from twostream_jax.drivers.evaluate import evaluate, load_params, summary_lines
+from twostream_jax.drivers.predict import predict
+from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.train import train
+from twostream_jax.preprocess import FLOW_SCALE_PX
+from twostream_jax.scores import ScoreFile
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config, tmp_path_factory):
+    """Both streams trained for a few steps: {stream: (config, workdir)} under one folder."""
+    folder = tmp_path_factory.mktemp("two")
+    runs = {}
+    for stream, (name, streams) in {
+        "spatial": ("cnn_m_spatial", ("rgb",)),
+        "temporal": ("cnn_m_temporal", ("flow",)),
+    }.items():
+        config = tiny_config.copy_and_resolve_references()
+        config.model.name, config.input.streams = name, streams
+        train(config, folder / stream)
+        runs[stream] = (config, folder / stream)
+    return runs
+
+
+def test_scores_are_means_over_frames_and_crops(trained):
+    config, workdir = trained["temporal"]
+    result = evaluate(config, workdir)
+    scores = ScoreFile.read(workdir / "scores_videos_split1_test.npz")
+    assert scores.protocol == "4x10" and scores.subset == "test" and len(scores.names) == 9
+    setup = Setup.of(config)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        model, params = load_params(checkpoints, 6, setup, {"videos": 9}, meshes.make_mesh(jax.devices()[:1]))
+    score = jax.jit(lambda flow: model.apply({"params": params}, {"flow": flow}, train=False)["videos"][:, 0])
+    right_clips, right_centres = 0, 0
+    for row, video in enumerate(setup.positions["test"]):
+        stored = setup.records.videos[video]
+        assert scores.names[row] == stored.name and scores.labels[row] == stored.label
+        probs = by_hand(setup, video, stored, score)  # [stacks, crops, classes]
+        # Float32 sums in another order.
+        np.testing.assert_allclose(scores.probs[row], probs.mean(axis=(0, 1)), atol=1e-5)
+        centre = probs[:, 8]
+        right_clips += (centre.argmax(axis=1) == stored.label).sum()
+        right_centres += centre.mean(axis=0).argmax() == stored.label
+    assert result["clip"]["accuracy"] == pytest.approx(right_clips / 36)
+    assert result["center"]["correct"] == right_centres
+    assert result["4x10"]["videos"] == 9 and result["4x10"]["correct"] == round(9 * result["4x10"]["accuracy"])
+
+
+def by_hand(setup, video, stored, score):
+    """Return the softmax of every crop of every stack of a video, each read on its own and cut with NumPy."""
+    probs = []
+    for anchor in sampling.eval_positions(stored.frames, 0, 3, 4):
+        levels, means, bound_px = setup.records.flow(int(video), int(anchor), 3)
+        px = levels.astype(np.float32) * (2 * bound_px / 255) - bound_px - means[:, None, None]
+        crops = []
+        for y, x in [(0, 0), (0, 19), (7, 0), (7, 19), (3, 9)]:
+            cut = px[:, y : y + 41, x : x + 41]
+            crops += [cut, cut[:, :, ::-1] * np.asarray([-1, 1], np.float32)]
+        stacked = np.stack([np.moveaxis(cut, 0, 2).reshape(41, 41, 6) for cut in crops])[:, None]
+        logits = np.asarray(score(jnp.asarray(stacked / np.float32(FLOW_SCALE_PX))))
+        probs.append(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+    return np.stack(probs)
+
+
+def test_eval_json_has_the_protocols_side_by_side(trained, capsys):
+    _, workdir = trained["temporal"]
+    cli.main(["--mode=eval", f"--workdir={workdir.parent}"])
+    out = capsys.readouterr().out
+    for stream in ("spatial", "temporal"):
+        assert f"{stream}, checkpoint 6" in out
+        result = json.loads((workdir.parent / stream / "eval.json").read_text())
+        for protocol in ("clip", "center", "4x10"):
+            entry = result[protocol]
+            assert entry["protocol"] == protocol and entry["subset"] == "test" and entry["videos"] == 9
+            low, high = entry["interval95"]
+            assert 0 <= low <= entry["accuracy"] <= high <= 1
+        assert 0 <= result["mean_class_accuracy"] <= 1 and result["top5"] >= result["4x10"]["accuracy"]
+        assert all(protocol in "\n".join(summary_lines(result)) for protocol in ("clip", "center", "4x10"))
+
+
+def test_other_subsets_checkpoints_and_batches(trained):
+    config, workdir = trained["temporal"]
+    config = config.copy_and_resolve_references()
+    test = evaluate(config, workdir)
+    scores = ScoreFile.read(workdir / "scores_videos_split1_test.npz")
+    # Another batch size pads and orders otherwise; the scores of a video stay.
+    config.eval.batch_size = 40
+    evaluate(config, workdir)
+    again = ScoreFile.read(workdir / "scores_videos_split1_test.npz")
+    np.testing.assert_allclose(again.probs, scores.probs, atol=1e-6)
+    config.eval.subset, config.eval.checkpoint = "train", "3"
+    result = evaluate(config, workdir)
+    assert result["videos"] == 18 and result["checkpoint"] == 3
+    assert json.loads((workdir / "eval_train.json").read_text()) == json.loads(json.dumps(result))
+    assert json.loads((workdir / "eval.json").read_text())["videos"] == test["videos"] == 9
+
+
+def test_classes_are_matched_by_name(trained, tmp_path):
+    """Records that list the same classes in another order give the same scores; other classes are refused."""
+    config, workdir = trained["temporal"]
+    config = config.copy_and_resolve_references()
+    expected = evaluate(config, workdir)
+    expected_scores = ScoreFile.read(workdir / "scores_videos_split1_test.npz")
+    records = tmp_path / "records"
+    shutil.copytree(config.data.records, records)
+    dataset = json.loads((records / "dataset.json").read_text())
+    dataset["classes"] = dataset["classes"][::-1]
+    for video in dataset["videos"]:
+        video["label"] = 8 - video["label"]
+    (records / "dataset.json").write_text(json.dumps(dataset))
+    config.data.records = str(records)
+    turned = evaluate(config, workdir)
+    assert turned["4x10"] == expected["4x10"]
+    scores = ScoreFile.read(workdir / "scores_videos_split1_test.npz")
+    assert np.array_equal(scores.labels, expected_scores.labels) and scores.classes == expected_scores.classes
+    np.testing.assert_allclose(scores.probs, expected_scores.probs, atol=1e-6)
+    dataset["classes"][0] = "juggling"
+    (records / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(UserError, match="unknown to the net juggling"):
+        evaluate(config, workdir)
+
+
+def test_predict_gives_what_eval_gives(trained, tiny_config):
+    runs = [trained["spatial"], trained["temporal"]]
+    for config, workdir in runs:
+        evaluate(config, workdir)
+    files = [ScoreFile.read(workdir / "scores_videos_split1_test.npz") for _, workdir in runs]
+    name = files[0].names[2]
+    folder = Path(tiny_config.data.split_file).parent
+    result = predict(runs, folder / f"{name}.avi")
+    assert result["protocol"] == "4x10" and list(result["streams"]) == ["spatial", "temporal"]
+    fused = np.mean([file.probs[2] for file in files], axis=0)
+    for probs, top in [
+        (files[0].probs[2], result["streams"]["spatial"]["top"]),
+        (files[1].probs[2], result["streams"]["temporal"]["top"]),
+        (fused, result["fused"]["top"]),
+    ]:
+        assert len(top) == 5
+        for entry in top:
+            # Written with six decimals.
+            assert entry["probability"] == pytest.approx(probs[files[0].classes.index(entry["class"])], abs=2e-6)
+        assert [entry["probability"] for entry in top] == sorted((e["probability"] for e in top), reverse=True)
+        assert top[0]["class"] == files[0].classes[int(probs.argmax())]
+
+
+def test_predict_prints_json_and_refuses_what_is_no_video(trained, tmp_path, capsys, tiny_config):
+    _, workdir = trained["temporal"]
+    bad = tmp_path / "bad.avi"
+    bad.write_text("not a video")
+    with pytest.raises(SystemExit):
+        cli.main(["--mode=predict", f"--video={bad}", f"--runs={workdir}"])
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: --video={bad}: ")
+    # A clip of another size, shorter than a stack, in an unusual container.
+    short = tmp_path / "kürz 1.mkv"
+    writer = cv2.VideoWriter(str(short), cv2.VideoWriter_fourcc(*"MJPG"), 25, (100, 70))
+    for value in (10, 120, 240):
+        writer.write(np.full((70, 100, 3), value, np.uint8))
+    writer.release()
+    cli.main(["--mode=predict", f"--video={short}", f"--runs={workdir}", "--config.eval.frames=2"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["protocol"] == "2x10" and len(result["streams"]["temporal"]["top"]) == 5 and "fused" not in result
+
+
+def test_inspect_shows_a_run_and_draws_its_filters(trained, tmp_path, capsys):
+    _, workdir = trained["temporal"]
+    png = tmp_path / "filters.png"
+    cli.main(["--mode=inspect", f"--workdir={workdir}", "--json", f"--filters={png}"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == [3, 6] and result["best"] is None and result["checkpoint"] == 6
+    assert result["tasks"] == {"videos": 9} and result["metrics"][0]["step"] == 6
+    rows = {row["name"]: row for row in result["parameters"]}
+    assert rows["conv1/kernel"]["shape"] == [7, 7, 6, 8] and rows["conv1/kernel"]["count"] == 7 * 7 * 6 * 8
+    assert result["total"] == sum(row["count"] for row in result["parameters"])
+    assert cv2.imread(str(png)).std() > 1
+    cli.main(["--mode=inspect", f"--workdir={workdir.parent}"])
+    out = capsys.readouterr().out
+    assert "cnn_m_spatial" in out and "cnn_m_temporal" in out and "checkpoints at steps 3, 6" in out
+    with pytest.raises(SystemExit):
+        cli.main(["--mode=inspect", f"--workdir={workdir.parent}", f"--filters={png}"])
+    assert "holds two streams" in capsys.readouterr().err
