@@ -19,9 +19,9 @@ def get_config():
     config.flow.method = "dis"
     config.input.crop = 112  # px
     config.model.width = 1 / 4
-    config.model.dropout = 0.9
-    config.optim.drops = (400,)
+    config.model.dropout = 0.5
+    config.optim.drops = (600,)
     config.train.batch_size = 32
-    config.train.steps = 500
-    config.train.checkpoint_every = 250
+    config.train.steps = 800
+    config.train.checkpoint_every = 400
     return config

@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Keep the libraries' information lines off the terminal, and compiled programs for the next start."""
+    """Keep the libraries' information lines off the terminal; warnings of our own data code still show."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     for name in ("absl", "orbax", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)
