@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
             "learning_rate": 1e-2,
             "drops": (50_000, 70_000),  # steps at which the rate is multiplied by drop_factor
             "drop_factor": 0.1,
-            "warmup_steps": 0,  # steps over which the rate rises linearly from 0; the paper has none
+            "warmup_steps": 0,  # steps over which the rate rises linearly to its value; the paper has none
             "momentum": 0.9,
             "weight_decay": 5e-4,  # ref. [15] of the 2014 paper; on kernels only
         }
@@ -87,7 +87,8 @@ def get_config() -> ConfigDict:
             "subset": "test",  # train | validation | test
             "checkpoint": "last",  # last | best | a step's number
             "validation_frames": 5,  # positions a validation video, centre crop, when a checkpoint is rated
-            "batch_size": 25,  # stacks a device batch, before the crops; a multiple of the devices
+            "batch_size": 25,  # stacks a batch, before the crops; rounded up to divide over the devices
         }
     )
+    config.lock()  # a mistyped key in an experiment's file raises
     return config

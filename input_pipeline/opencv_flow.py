@@ -44,6 +44,11 @@ def grey(frames: np.ndarray) -> np.ndarray:
 
 def _calculator(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return the method's function of (source, target), all calls of which share one algorithm object's buffers."""
+    if method in ("tvl1", "deepflow") and not hasattr(cv2, "optflow"):
+        raise UserError(
+            f"flow.method: {method} is in OpenCV's contrib modules, which the installed package lacks; "
+            "pip uninstall opencv-python opencv-python-headless, pip install opencv-contrib-python-headless"
+        )
     if method == "tvl1":
         algorithm = cv2.optflow.createOptFlow_DualTVL1()
     elif method == "dis":

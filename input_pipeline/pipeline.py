@@ -6,11 +6,13 @@ that step, and threads, worker processes, devices and hosts change nothing in wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import grain
 import numpy as np
+from absl import flags
 
 from input_pipeline import sampling, transforms
 
@@ -88,6 +90,11 @@ def _run(chain: grain.MapDataset, reading: Reading) -> Iterator[dict[str, np.nda
     options = grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.num_threads + 2)
     dataset = chain.to_iter_dataset(options)
     if reading.num_workers:
+        # Grain's worker processes read absl's flags, which nobody else parses here, and import jax, which must leave
+        # the accelerator to this process.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        os.environ["JAX_PLATFORMS"] = "cpu"
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=reading.num_workers))
     return iter(dataset)
 

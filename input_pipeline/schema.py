@@ -35,6 +35,11 @@ class UserError(ValueError):
     """A mistake that a user made and can mend: one line that names the key or file, its value and the remedy."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def quantise_flow(flow: np.ndarray, bound_px: float) -> np.ndarray:
     """Return uint8 levels of a float flow: round(255 (clip(d, -b, b) + b) / 2b) with b = `bound_px` in px per frame.
 

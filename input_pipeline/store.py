@@ -161,7 +161,7 @@ class Records:
         images = self.frame_jpegs(video, indices)
         frames = np.empty((len(images), *self._size(video), 3), np.uint8)
         for frame, image, i in zip(frames, images, indices, strict=True):
-            frame[:] = self._decode(codecs.decode_frame, image, "rgb", video, i)
+            frame[:] = self.decode(codecs.decode_frame, image, "rgb", video, i)
         return frames
 
     def flow(self, video: int, i: int, count: int, backward: bool = False) -> tuple[np.ndarray, np.ndarray, float]:
@@ -173,8 +173,8 @@ class Records:
         fields = self.field_jpegs(video, range(i, i + count), backward)
         levels = np.empty((count, *self._size(video), 2), np.uint8)
         for k, (x, y, _) in enumerate(fields):
-            levels[k, ..., 0] = self._decode(codecs.decode_grey, x, folder, video, i + k)
-            levels[k, ..., 1] = self._decode(codecs.decode_grey, y, folder, video, i + k)
+            levels[k, ..., 0] = self.decode(codecs.decode_grey, x, folder, video, i + k)
+            levels[k, ..., 1] = self.decode(codecs.decode_grey, y, folder, video, i + k)
         means = np.array([mean for _, _, mean in fields], np.float32).reshape(count, 2)
         return levels, means, self.videos[video].bound_px
 
@@ -183,7 +183,7 @@ class Records:
         records = self._read("rgb", video, indices)
         images = []
         for record, i in zip(records, indices, strict=True):
-            name, index, image = self._decode(codecs.parse_frame, record, "rgb", video, i)
+            name, index, image = self.decode(codecs.parse_frame, record, "rgb", video, i)
             self._check(name, index, "rgb", video, i)
             images.append(image)
         return images
@@ -196,7 +196,7 @@ class Records:
         records = self._read(folder, video, indices)
         fields = []
         for record, i in zip(records, indices, strict=True):
-            name, index, x, y, mean = self._decode(codecs.parse_field, record, folder, video, i)
+            name, index, x, y, mean = self.decode(codecs.parse_field, record, folder, video, i)
             self._check(name, index, folder, video, i)
             fields.append((x, y, mean))
         return fields
@@ -248,7 +248,8 @@ class Records:
     def _size(self, video: int) -> tuple[int, int]:
         return self.videos[video].height, self.videos[video].width
 
-    def _decode(self, function, data: bytes, folder: str, video: int, index: int):
+    def decode(self, function, data: bytes, folder: str, video: int, index: int):
+        """Return `function(data)` (of `codecs`); UserError naming file, video and record where it raises ValueError."""
         try:
             return function(data)
         except ValueError as error:

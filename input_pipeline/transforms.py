@@ -49,14 +49,16 @@ def read_windows(records, videos, anchors, ys, xs, window: Window) -> dict[str, 
         video, anchor = int(video), int(anchor)
         stored = records.videos[video]
         if "rgb" in window.streams:
-            frame = codecs.decode_frame(records.frame_jpegs(video, [anchor])[0])
+            (jpeg,) = records.frame_jpegs(video, [anchor])
+            frame = records.decode(codecs.decode_frame, jpeg, "rgb", video, anchor)
             batch["size"][b] = _place(batch["rgb"][b, 0], frame, y, x)
         if "flow" in window.streams:
             indices = sampling.field_indices(anchor, stored.frames, window.stack, window.flow_offset)
             batch["bound"][b] = stored.bound_px
-            for k, (x_jpeg, y_jpeg, mean) in enumerate(records.field_jpegs(video, indices)):
-                batch["size"][b] = _place(batch["flow"][b, 0, k, 0], codecs.decode_grey(x_jpeg), y, x)
-                _place(batch["flow"][b, 0, k, 1], codecs.decode_grey(y_jpeg), y, x)
+            for k, (*jpegs, mean) in enumerate(records.field_jpegs(video, indices)):
+                for plane, jpeg in zip(batch["flow"][b, 0, k], jpegs, strict=True):
+                    levels = records.decode(codecs.decode_grey, jpeg, "flow", video, int(indices[k]))
+                    batch["size"][b] = _place(plane, levels, y, x)
                 batch["mean"][b, 0, k] = mean
     return batch
 

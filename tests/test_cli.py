@@ -60,6 +60,8 @@ def run_dir(tmp_path, config):
         ("--config.train.steps=12", "train", "steps", 12),
         ("--config.eval.checkpoint=100", "eval", "checkpoint", "100"),
         ("--config.data.records=a=b", "data", "records", "a=b"),
+        ("--config.data.classes=1,2", "data", "classes", ("1", "2")),
+        ("--config.data.classes=(1, 2)", "data", "classes", ("1", "2")),
     ],
 )
 def test_overrides_are_read_as_the_keys_own_type(argument, section, key, value):
@@ -131,7 +133,6 @@ MISTAKES = [
     (["--config=configs/temporal.py", "--config.data.split=0"], "data.split=0: only mode demo"),
     (["--config=configs/temporal.py", "--config.data.records="], "data.records is empty"),
     (["--config=configs/temporal.py"], "data.records: records/ucf101 holds no dataset.json; run --mode=prepare"),
-    (["--mode=prepare"], "--mode=prepare needs --config=configs/X.py"),
     (["--mode=prepare", "--config=configs/temporal.py", "--config.data.records="], "data.records is empty"),
     (["--mode=prepare", "--config=configs/temporal.py"], "data.videos"),
     (["--mode=train"], "--mode=train needs --config=configs/X.py, or --workdir=DIR"),
@@ -153,6 +154,16 @@ MISTAKES = [
     (["--mode=inspect", "--workdir={run}"], "holds no checkpoints"),
     (["--config.flow.method=none"], "flow.method=none: the two-stream run needs flow"),
     (["--num_processes=x"], "num_processes"),
+    (["--num_processes=2"], "--num_processes: mode demo does not take it, only train, eval"),
+    (["--config=configs/temporal.py", "--dry_run"], "--dry_run: mode train does not take it, only prepare"),
+    (["--mode=eval", "--scores=a.npz"], "--scores: mode eval does not take it, only fuse"),
+    (["--config={here}/typo.py"], "typo.py: AttributeError"),
+    (["--config={here}/assert.py"], "assert.py: AssertionError: AssertionError"),
+    (["--config={here}/alien.py"], "alien.py: has no key data; begin get_config() with base.get_config()"),
+    (["--config={here}/extra.py"], "extra.py: has an unknown key train.stesp"),
+    (["--config={here}/types.py", "--config.data.records=x"], "data.classes=(1, 2): must be words"),
+    (["--mode=inspect", "--workdir={run}", "--filters=a.jpg"], "--filters=a.jpg: must be a .png"),
+    (["--mode=eval", "--workdir={here}/folds"], "holds a run of each split; name one, such as"),
 ]
 
 
@@ -163,6 +174,16 @@ def test_a_mistake_is_one_line_and_status_2(arguments, line, capsys, tmp_path, r
     (here / "bad" / "config.json").write_text('{"train": 3}')
     (here / "broken.py").write_text("x = nosuch\n")
     (here / "none.py").write_text("def get_config():\n    return None\n")
+    base_lines = "from configs import base\n\ndef get_config():\n    config = base.get_config()\n"
+    (here / "typo.py").write_text(base_lines + "    config.train.stesp = 3\n    return config\n")
+    (here / "assert.py").write_text("assert False\n")
+    (here / "alien.py").write_text(
+        "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({'a': 1})\n"
+    )
+    unlocked = "    config.unlock()\n    config.train.stesp = 3\n    return config\n"
+    (here / "extra.py").write_text(base_lines + unlocked)
+    (here / "types.py").write_text(base_lines + "    config.data.classes = (1, 2)\n    return config\n")
+    (here / "folds" / "split1" / "spatial").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("")
     filled = [argument.replace("{run}", str(run_dir)).replace("{here}", str(here)) for argument in arguments]
@@ -178,15 +199,26 @@ def test_the_newest_run_is_taken_and_named(capsys, tmp_path, monkeypatch):
     assert run(capsys, "--mode=eval")[0] == 2
     with pytest.raises(UserError, match=r"there is no run under .*/runs/; train one first"):
         cli_config.newest_run(tmp_path / "runs")
-    for age, folder in enumerate(["runs/new/spatial", "runs/new/temporal", "runs/old"]):
+    folds = "runs/folds/split1/spatial"
+    for age, folder in enumerate(["runs/new/spatial", "runs/new/temporal", "runs/old", folds]):
         (tmp_path / folder).mkdir(parents=True)
         path = tmp_path / folder / "config.json"
         path.write_text(json.dumps(base.get_config().to_dict()))
         os.utime(path, (1e9 - age, 1e9 - age))
     assert cli_config.newest_run(tmp_path / "runs") == tmp_path / "runs" / "new"
+    os.utime(tmp_path / folds / "config.json", (2e9, 2e9))
+    assert cli_config.newest_run(tmp_path / "runs") == tmp_path / "runs" / "folds" / "split1"
     both = cli_config.stream_workdirs(tmp_path / "runs" / "new")
     assert [path.name for path in both] == ["spatial", "temporal"]
     assert cli_config.stream_workdirs(tmp_path / "runs" / "old") == [tmp_path / "runs" / "old"]
+
+
+def test_a_full_disk_is_one_line_too(capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "runs/demo/x")
+
+    monkeypatch.setattr(cli, "_demo", full)
+    assert run(capsys)[::2] == (2, "error: [Errno 28] No space left on device: 'runs/demo/x'\n")
 
 
 def test_help_names_every_mode(capsys):

@@ -137,6 +137,59 @@ def test_classes_are_matched_by_name(trained, tmp_path):
         evaluate(config, workdir)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("data.split", 2, "data.split=2 is not stored"),
+        ("data.folds", 3, "data.folds=3: the net in .* was trained with 0; leave it at that"),
+        ("data.validation_fraction", 0.5, "data.validation_fraction=0.5: the net"),
+        ("input.stack", 2, "input.stack=2: the net"),
+        ("input.crop", 44, "input.crop=44: the net"),
+        ("input.mean_subtraction", False, "input.mean_subtraction=False: the net"),
+        ("model.width", 0.125, "model.width=0.125: the net"),
+    ],
+)
+def test_eval_refuses_another_division_or_another_net(trained, key, value, line):
+    """Another division would score videos that were trained on; other inputs give numbers that mean nothing."""
+    config, workdir = trained["temporal"]
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=line):
+        evaluate(config, workdir)
+
+
+def test_records_made_otherwise_are_warned_of_and_named(trained, tmp_path, capsys):
+    config, workdir = trained["temporal"]
+    shutil.copytree(config.data.records, tmp_path / "records")
+    path = tmp_path / "records" / "dataset.json"
+    path.write_text(path.read_text().replace('"method": "dis"', '"method": "farneback"'))
+    config = config.copy_and_resolve_references()
+    config.data.records = str(tmp_path / "records")
+    evaluate(config, workdir)
+    assert "was made with flow {'method': 'farneback'" in capsys.readouterr().err
+    provenance = ScoreFile.read(workdir / "scores_videos_split1_test.npz").provenance
+    assert provenance["records"]["flow"]["method"] == "farneback"
+    assert provenance["trained_on"]["flow"]["method"] == "dis" and provenance["versions"]["opencv"] == cv2.__version__
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("input.crop", 44, "input.crop=44: the net"),
+        ("eval.crops", 3, "eval.crops=3: choose one of 1, 10"),
+        ("eval.frames", 0, "eval.frames=0: must be at least 1"),
+        ("data.num_threads", -1, "data.num_threads=-1: must be"),
+    ],
+)
+def test_predict_checks_as_eval_does(trained, tiny_config, key, value, line):
+    config, workdir = trained["temporal"]
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({key: value})
+    clip = next(Path(tiny_config.data.split_file).parent.glob("*/*.avi"))
+    with pytest.raises(UserError, match=line):
+        predict([(config, workdir)], clip)
+
+
 def test_predict_gives_what_eval_gives(trained, tiny_config):
     runs = [trained["spatial"], trained["temporal"]]
     for config, workdir in runs:
@@ -174,8 +227,12 @@ def test_predict_prints_json_and_refuses_what_is_no_video(trained, tmp_path, cap
         writer.write(np.full((70, 100, 3), value, np.uint8))
     writer.release()
     cli.main(["--mode=predict", f"--video={short}", f"--runs={workdir}", "--config.eval.frames=2"])
-    result = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
     assert result["protocol"] == "2x10" and len(result["streams"]["temporal"]["top"]) == 5 and "fused" not in result
+    assert "computing 2 dis fields" in captured.err
+    cli.main(["--mode=predict", f"--video={short}", f"--runs={workdir.parent}", "--config.eval.frames=2"])
+    assert list(json.loads(capsys.readouterr().out)["streams"]) == ["spatial", "temporal"]
 
 
 def test_inspect_shows_a_run_and_draws_its_filters(trained, tmp_path, capsys):

@@ -199,6 +199,7 @@ def test_summary_lines(tmp_path):
         "protocol": "25x10",
         "task": "demo",
         "split": 1,
+        "folds": 0,
         "subset": "test",
     }
     result = {"inputs": [entry | {"path": "x/a.npz", "streams": ""}], "average": entry, "svm": entry}

@@ -32,7 +32,12 @@ def test_a_coordinator_that_is_none(monkeypatch):
         raise ValueError("no such coordinator\nand more lines")
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
-    with pytest.raises(UserError, match="--coordinator=nowhere: no such coordinator$"):
+    with pytest.raises(
+        UserError, match=r"--coordinator=nowhere --num_processes=2 --process_id=0: no such coordinator; give"
+    ):
         meshes.start_processes("nowhere", 2, 0)
-    with pytest.raises(UserError, match="--coordinator=: no such coordinator$"):
+    with pytest.raises(UserError, match=r"--coordinator= --num_processes=2"):
         meshes.start_processes("", 2, 0)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"--coordinator=nowhere .* give HOST:PORT"):
+        meshes.start_processes("nowhere", 2, 1)

@@ -34,7 +34,7 @@ def test_no_sample_is_nan():
     assert all(math.isnan(value) for value in ClipMetrics.empty().compute().values())
 
 
-def test_empty_can_be_donated():
+def test_empty_can_be_merged_on_the_device():
     step = jax.jit(lambda total, other: total.merge(other), donate_argnums=0)
     assert step(ClipMetrics.empty(), sums(2, 1, 4)).compute() == {"loss": 0.5, "clip_accuracy": 0.25}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import pipeline, sampling, transforms
+from input_pipeline.schema import UserError
 from twostream_jax.drivers.setup import Setup
 
 
@@ -56,6 +57,19 @@ def test_batches_do_not_hang_on_threads_or_where_reading_starts(setup):
     assert same(whole[2:], batches(setup, start=2))
     assert same(whole[:3], batches(setup, steps=3))
     assert not same(whole, batches(setup, seed=1))
+
+
+def test_worker_processes_change_nothing(setup):
+    assert same(batches(setup), batches(setup, num_workers=2))
+
+
+def test_a_damaged_jpeg_is_named(setup, monkeypatch):
+    whole = setup.records.field_jpegs
+    monkeypatch.setattr(
+        setup.records, "field_jpegs", lambda video, i: [(x[:40], y, mean) for x, y, mean in whole(video, i)]
+    )
+    with pytest.raises(UserError, match=r"flow-all.array_record-00000-of-00001, .*, record \d+: "):
+        batches(setup, steps=1)
 
 
 def test_two_processes_hold_the_rows_of_one(setup):

@@ -61,6 +61,7 @@ def test_accuracy_entry_says_what_it_stands_on():
         "protocol": "25x10",
         "task": "toy",
         "split": 2,
+        "folds": 0,
         "subset": "test",
     }
     json.dumps(entry)
@@ -94,7 +95,8 @@ def test_most_confidently_wrong_come_in_order():
 def test_percent_and_setting():
     entry = {"accuracy": 52 / 54, "correct": 52, "videos": 54, "interval95": [0.8747, 0.98977]}
     assert tables.percent(entry) == "96.3 % (52/54)  [87.5, 99.0]"
-    assert tables.setting({"task": "demo", "split": 1, "subset": "test"}) == "demo split 1 test"
+    assert tables.setting({"task": "demo", "split": 1, "folds": 0, "subset": "test"}) == "demo split 1 test"
+    assert tables.setting({"task": "demo", "split": 2, "folds": 5, "subset": "test"}) == "demo fold 2 of 5 test"
 
 
 def test_markdown_table():

@@ -70,7 +70,7 @@ def test_a_refused_write_leaves_the_old_file(tmp_path):
         ({"meta": None}, "not a score file, it has no meta: give"),
         ({"meta": np.array("3")}, "not a score file ('int' object"),
         ({"meta": np.array("{")}, "not a score file (Expecting"),
-        ({"meta": np.array("{}")}, "its meta lacks task, split, subset, protocol, provenance"),
+        ({"meta": np.array("{}")}, "its meta lacks task, split, folds, subset, protocol, provenance"),
         ({"probs": np.ones((3, 2), np.float32)}, "probs has shape (3, 2), 3 videos of 3 classes want (3, 3)"),
         ({"labels": np.zeros(4, np.int32)}, "labels has shape (4,), 3 videos of 3 classes want (3,)"),
         ({"groups": np.array(["g1"])}, "groups has 1 entries for 3 videos"),

@@ -62,11 +62,12 @@ def test_what_a_run_leaves(finished):
     assert json.loads((workdir / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
     lines = read_metrics(workdir)
     training = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in training] == [2, 4, 6]
+    # Every log_every steps and at checkpoints, each once; the validation's accuracy stands in the checkpoint's line.
+    assert [line["step"] for line in lines] == [line["step"] for line in training] == [2, 3, 4, 6]
+    keys = {"step", "loss", "clip_accuracy", "learning_rate", "samples_per_second", "input_wait"}
     for line in training:
-        assert set(line) == {"step", "loss", "clip_accuracy", "learning_rate", "samples_per_second", "input_wait"}
+        assert set(line) == keys | ({"validation_accuracy"} if line["step"] in (3, 6) else set())
         assert 0 <= line["input_wait"] <= 1 and line["samples_per_second"] > 0
-    assert [line["step"] for line in lines if "validation_accuracy" in line] == [3, 6]
     assert last == training[-1]
     assert list((workdir / "tensorboard").iterdir())
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -88,11 +89,11 @@ def test_a_continued_run_ends_bit_for_bit_as_an_undisturbed_one(finished, tmp_pa
         file.write('{"step": 5, "loss": 9.0}\n{"step":')
     train(config, tmp_path / "run")
     assert same_arrays(state_of(config, tmp_path / "run", 6), state_of(config, workdir, 6))
-    # The line that ended the first half at step 3 stays; those of steps 4 and 6 average the same steps.
-    losses = {line["step"]: line["loss"] for line in read_metrics(tmp_path / "run") if "loss" in line}
-    assert list(losses) == [2, 3, 4, 6]
-    undisturbed = {line["step"]: line["loss"] for line in read_metrics(workdir) if "loss" in line}
-    assert losses[2] == undisturbed[2] and losses[6] == undisturbed[6]
+    losses, undisturbed = (
+        [(line["step"], line["loss"], line.get("validation_accuracy")) for line in read_metrics(folder)]
+        for folder in (tmp_path / "run", workdir)
+    )
+    assert losses == undisturbed and [step for step, *_ in losses] == [2, 3, 4, 6]
 
 
 def test_the_seed_decides_everything(finished, tmp_path):
@@ -103,6 +104,58 @@ def test_the_seed_decides_everything(finished, tmp_path):
     other.seed = 1
     train(other, tmp_path / "other")
     assert not same_arrays(state_of(other, tmp_path / "other", 6), state_of(config, workdir, 6))
+
+
+def damage(workdir, step, item):
+    """Cut every file of an item of a checkpoint in half."""
+    for path in (workdir / "checkpoints" / str(step) / item).rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("item", ["state", "config"])
+def test_a_damaged_checkpoint_is_passed_over_and_made_anew(finished, tmp_path, item, capsys):
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    damage(tmp_path / "run", 6, item)
+    if item == "state":
+        # A finished run is not read at all; one that is to go on is.
+        config = config.copy_and_resolve_references()
+        config.train.steps = 7
+    train(config, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "checkpoint 6 is damaged and passed over" in out and "continues at step 3" in out
+    assert same_arrays(state_of(config, tmp_path / "run", 6), state_of(config, workdir, 6))
+
+
+def test_a_run_of_damaged_checkpoints_only(finished, tmp_path):
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    config.train.steps = 7
+    for step in (3, 6):
+        damage(tmp_path / "run", step, "state")
+    with pytest.raises(UserError, match="no checkpoint can be read; delete the folder to start afresh"):
+        train(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"damaged|absent"):
+        state_of(config, tmp_path / "run", 6)
+    damage(tmp_path / "run", 6, "config")
+    with (
+        Checkpoints(tmp_path / "run", read_only=True) as checkpoints,
+        pytest.raises(UserError, match=r"6: damaged .* choose another step .*there are: 3"),
+    ):
+        checkpoints.config(6)
+
+
+def test_records_with_other_class_names_are_refused(finished, tmp_path):
+    config, workdir, _ = finished
+    shutil.copytree(config.data.records, tmp_path / "records")
+    path = tmp_path / "records" / "dataset.json"
+    path.write_text(path.read_text().replace('"red-swing"', '"juggling"', 1))
+    changed = config.copy_and_resolve_references()
+    changed.data.records, changed.train.steps = str(tmp_path / "records"), 7
+    with pytest.raises(UserError, match="unknown to the net juggling"):
+        train(changed, workdir)
 
 
 def test_a_finished_run_does_nothing(finished, capsys):

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, first_line
 from twostream_jax import mesh as meshes
 
 # Name of the metric that orders checkpoints: clip accuracy on the validation groups.
@@ -58,14 +58,19 @@ class Checkpoints:
     def save(self, step: int, state: Any, config: dict, validation_accuracy: float | None) -> None:
         """Start saving a step; the arrays are copied off the device before this returns, so the state may be donated."""
         metrics = None if validation_accuracy is None else {BEST: float(validation_accuracy)}
+        # A step that stands there already was found damaged when the run resumed from the one before.
         self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "config": config}, force=True, metrics=metrics
+            step, {"state": state, "config": config}, force=True, overwrite=step in self.steps(), metrics=metrics
         )
 
     def config(self, step: int) -> dict:
         """Return the `config` item of a step: {"config", "tasks", "records", ...} as the run wrote it."""
-        with _context():
-            return ocp.load_checkpointables(self.folder / str(step), {"config": None})["config"]
+        try:
+            with _context():
+                return ocp.load_checkpointables(self.folder / str(step), {"config": None})["config"]
+        # Damage, which orbax reports in many ways.
+        except Exception as error:
+            raise UserError(self._damaged(step, error)) from error
 
     def restore(self, step: int, abstract_state: Any, mesh: Mesh) -> Any:
         """Return the state of a step, replicated over the mesh; `abstract_state` gives its tree, shapes and dtypes.
@@ -79,13 +84,28 @@ class Checkpoints:
         """Return the parameters of a step alone, without the optimizer's arrays; otherwise as `restore`."""
         wanted = {"params": abstract_params}
         self._check_arrays(step, wanted)
-        with _context(partial_load=True):
-            loaded = ocp.load_checkpointables(self.folder / str(step), {"state": _on_mesh(wanted, mesh)})
+        try:
+            with _context(partial_load=True):
+                loaded = ocp.load_checkpointables(self.folder / str(step), {"state": _on_mesh(wanted, mesh)})
+        # Damage, which orbax reports in many ways.
+        except Exception as error:
+            raise UserError(self._damaged(step, error)) from error
         return loaded["state"]["params"]
 
+    def _damaged(self, step: int, error: Exception) -> str:
+        others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+        return (
+            f"{self.folder / str(step)}: damaged ({first_line(error)}); choose another step with "
+            f"--config.eval.checkpoint (there are: {others}), or train again"
+        )
+
     def _check_arrays(self, step: int, wanted: Any) -> None:
-        with _context():
-            metadata = ocp.metadata(self.folder / str(step), checkpointable_name="state").metadata
+        try:
+            with _context():
+                metadata = ocp.metadata(self.folder / str(step), checkpointable_name="state").metadata
+        # Damage, which orbax reports in many ways.
+        except Exception as error:
+            raise UserError(self._damaged(step, error)) from error
         stored = {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
         for keys, leaf in jax.tree_util.tree_leaves_with_path(wanted):
             found = stored.get(_path(keys))
@@ -94,7 +114,7 @@ class Checkpoints:
             if ours != theirs:
                 raise UserError(
                     f"{self.folder / str(step)}: {_path(keys)} is {theirs}, this config's net has {ours}; "
-                    "use the config that the run was trained with"
+                    "use the config that the run was trained with, or another step if this one is damaged"
                 )
 
 
@@ -132,7 +152,7 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
                 "train with data.validation_fraction > 0, or use eval.checkpoint=last"
             )
         return best
-    if not wanted.isdigit() or int(wanted) not in steps:
+    if not wanted.isdecimal() or int(wanted) not in steps:
         listed = ", ".join(map(str, steps))
         raise UserError(f"eval.checkpoint={wanted}: not among the saved steps {listed}, nor 'last' or 'best'")
     return int(wanted)

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from absl import flags
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, first_line
 from twostream_jax import cli_config
 
-MODES = ("demo", "prepare", "train", "eval", "fuse", "predict", "inspect")
+# Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
+MODES = {
+    "demo": (),
+    "prepare": ("dry_run",),
+    "train": ("coordinator", "num_processes", "process_id"),
+    "eval": ("coordinator", "num_processes", "process_id"),
+    "fuse": ("scores", "train_scores"),
+    "predict": ("video", "runs"),
+    "inspect": ("json", "filters"),
+}
 
 USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DIR] [--config.section.key=value ...]
 
@@ -34,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
         _run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {first_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
@@ -67,8 +79,12 @@ def _run(arguments: list[str]) -> None:
     mode = values.mode or ("train" if values.config else "demo")
     if mode not in MODES:
         raise UserError(f"--mode={mode}: choose one of {', '.join(MODES)}")
+    for name in {name for taken in MODES.values() for name in taken} - set(MODES[mode]):
+        if values[name].present:
+            fit = ", ".join(other for other, taken in MODES.items() if name in taken)
+            raise UserError(f"--{name}: mode {mode} does not take it, only {fit}")
     _quiet_libraries()
-    if values.num_processes or values.coordinator:
+    if any(values[name].present for name in ("coordinator", "num_processes", "process_id")):
         from twostream_jax.mesh import start_processes
 
         start_processes(values.coordinator, values.num_processes, values.process_id)
@@ -103,7 +119,7 @@ def _demo(values, rest) -> None:
 def _prepare(values, rest) -> None:
     from twostream_jax.drivers.prepare import prepare_records
 
-    config, name = cli_config.load(_need_config(values, "prepare"), rest)
+    config, name = cli_config.load(values.config or "configs/demo.py", rest)
     if config.data.kind == "synthetic":
         workdir = Path(values.workdir or f"runs/{name}")
         config.data.records = config.data.records or str(workdir / "records")
@@ -152,7 +168,7 @@ def _predict(values, rest) -> None:
 
     if not values.video:
         raise UserError("--mode=predict needs --video=FILE")
-    workdirs = [Path(run) for run in values.runs] or _runs_or_newest(values)
+    workdirs = [w for run in values.runs for w in cli_config.stream_workdirs(Path(run))] or _runs_or_newest(values)
     runs = [(cli_config.load_for_run("", workdir, rest), workdir) for workdir in workdirs]
     print(json.dumps(predict(runs, Path(values.video)), indent=2, ensure_ascii=False))
 
@@ -161,6 +177,8 @@ def _inspect(values, rest) -> None:
     from twostream_jax.drivers import inspect
 
     filters = Path(values.filters) if values.filters else None
+    if filters and (filters.suffix != ".png" or not filters.parent.is_dir()):
+        raise UserError(f"--filters={filters}: must be a .png in a folder that exists")
     if values.config and not values.workdir:
         if filters:
             raise UserError("--filters: needs a trained run; give --workdir=DIR")
@@ -176,12 +194,6 @@ def _inspect(values, rest) -> None:
         return
     for result in results:
         print("\n".join(inspect.report_lines(result)))
-
-
-def _need_config(values, mode: str) -> str:
-    if not values.config:
-        raise UserError(f"--mode={mode} needs --config=configs/X.py; configs/demo.py is the embedded data set's")
-    return values.config
 
 
 def _runs_or_newest(values) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, first_line
 
 STREAM_FOLDERS = ("spatial", "temporal")
 
@@ -35,9 +35,10 @@ def load(path: str, overrides: list[str]) -> tuple[ConfigDict, str]:
         config = module.get_config()
     # Whatever a user's own file raises is a mistake in that file.
     except Exception as error:
-        raise UserError(f"--config={path}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--config={path}: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={path}: get_config() returned {type(config).__name__}; return a ConfigDict")
+    _check_keys(config, base.get_config(), f"--config={path}: ")
     return apply_overrides(config, overrides), file.stem
 
 
@@ -52,8 +53,20 @@ def load_stored(workdir: Path, overrides: list[str]) -> ConfigDict:
         with config.unlocked(), config.ignore_type():
             config.update(_tuples(stored))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a stored config ({str(error).splitlines()[0]}); train there again") from error
+        raise UserError(f"{path}: not a stored config ({first_line(error)}); train there again") from error
     return apply_overrides(config, overrides)
+
+
+def _check_keys(config: ConfigDict, wanted: ConfigDict, where: str, prefix: str = "") -> None:
+    """Refuse a config that lacks keys of `base` or has others, as one does that was not made from it."""
+    for key in wanted:
+        if key not in config or isinstance(wanted[key], ConfigDict) != isinstance(config[key], ConfigDict):
+            raise UserError(f"{where}has no key {prefix}{key}; begin get_config() with base.get_config()")
+        if isinstance(wanted[key], ConfigDict):
+            _check_keys(config[key], wanted[key], where, f"{prefix}{key}.")
+    unknown = [key for key in config if key not in wanted]
+    if unknown:
+        raise UserError(f"{where}has an unknown key {prefix}{unknown[0]}; configs/base.py lists them all")
 
 
 def load_for_run(config_path: str, workdir: Path, overrides: list[str]) -> ConfigDict:
@@ -124,8 +137,9 @@ def _read_value(text: str, current, key: str, argument: str):
             value = _literal(text)
             if not isinstance(value, tuple | list):
                 raise UserError(f"{argument}: not a list; write a,b or ('a', 'b')")
-            return tuple(value)
-        return tuple(_literal(part.strip()) for part in text.split(",") if part.strip())
+            return tuple(value) if key == "drops" else tuple(map(str, value))
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return tuple(map(_literal, parts)) if key == "drops" else tuple(parts)
     value = _literal(text)
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -145,7 +159,7 @@ def _literal(text: str):
 
 def newest_run(folder: Path) -> Path:
     """Return the run under `folder` whose config.json (its own or its streams') is the newest."""
-    configs = [*folder.glob("*/config.json"), *folder.glob("*/*/config.json")] if folder.is_dir() else []
+    configs = [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/config.json")]
     if not configs:
         raise UserError(
             f"--workdir: not given, and there is no run under {folder}/; train one first, or name its workdir"
@@ -157,4 +171,9 @@ def newest_run(folder: Path) -> Path:
 def stream_workdirs(workdir: Path) -> list[Path]:
     """Return the workdirs of both streams where `workdir` holds `spatial/` and `temporal/`, else the workdir itself."""
     streams = [workdir / name for name in STREAM_FOLDERS]
-    return streams if all(stream.is_dir() for stream in streams) else [workdir]
+    if all(stream.is_dir() for stream in streams):
+        return streams
+    splits = sorted(path.name for path in workdir.glob("split[0-9]*") if path.is_dir())
+    if splits and not (workdir / "config.json").exists():
+        raise UserError(f"--workdir={workdir}: holds a run of each split; name one, such as {workdir / splits[0]}")
+    return [workdir]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, first_line
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -47,5 +47,9 @@ def start_processes(coordinator: str, num_processes: int, process_id: int) -> No
             jax.distributed.initialize(coordinator, num_processes, process_id)
         else:
             jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
+    # Whatever jax's services raise about an address, a port or a number of processes.
+    except Exception as error:
+        raise UserError(
+            f"--coordinator={coordinator} --num_processes={num_processes} --process_id={process_id}: {first_line(error)}; "
+            "give HOST:PORT of process 0, the same number to all, and each its own id from 0"
+        ) from error

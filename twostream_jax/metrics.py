@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,7 @@ class ClipMetrics:
     @classmethod
     def empty(cls) -> ClipMetrics:
         """Return the sums of no sample."""
-        # Three arrays, not one shared: a donated buffer may stand in a tree only once.
-        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+        return cls(*(np.zeros((), np.float32) for _ in range(3)))
 
     @classmethod
     def of(
@@ -43,7 +43,7 @@ class ClipMetrics:
 
     def merge(self, other: ClipMetrics) -> ClipMetrics:
         """Return the sums of both."""
-        return jax.tree.map(jnp.add, self, other)
+        return jax.tree.map(operator.add, self, other)
 
     def compute(self) -> dict[str, float]:
         """Return {"loss", "clip_accuracy"} as Python floats, NaN over no sample. Waits for the device."""

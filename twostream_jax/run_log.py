@@ -97,6 +97,12 @@ class Progress:
         self._stream.write(f"\r{line}\033[K" if self._terminal else line + "\n")
         self._stream.flush()
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
     def close(self) -> None:
         """End the rewritten line."""
         if self._terminal:

@@ -20,7 +20,7 @@ import numpy as np
 from input_pipeline.schema import SUBSETS, UserError
 
 ARRAYS = ("names", "groups", "labels", "classes", "probs", "logits")
-META = {"task": str, "split": int, "subset": str, "protocol": str, "provenance": dict}
+META = {"task": str, "split": int, "folds": int, "subset": str, "protocol": str, "provenance": dict}
 
 # A mean of float32 softmax values sums to 1 within 1e-6; bfloat16 ones within 2^-8.
 SUM_TOLERANCE = 1e-2
@@ -46,6 +46,7 @@ class ScoreFile:
     logits: np.ndarray
     protocol: str
     provenance: dict[str, Any]
+    folds: int = 0  # K where `split` is one of K folds, 0 where it is a stored split
 
     def write(self, path: Path) -> None:
         """Write the file; it appears under its name only when whole.
@@ -87,6 +88,7 @@ class ScoreFile:
             logits=arrays["logits"],
             protocol=meta["protocol"],
             provenance=meta["provenance"],
+            folds=meta["folds"],
         )
         _refuse_faults(scores, path)
         return dataclasses.replace(
@@ -109,13 +111,18 @@ class ScoreFile:
         )
 
 
+def file_name(task: str, split: int, folds: int, subset: str) -> str:
+    """Return how the score file of these videos is called: scores_ucf101_split1_test.npz, scores_fight_fold2of5_test.npz."""
+    return f"scores_{task}_" + (f"fold{split}of{folds}" if folds else f"split{split}") + f"_{subset}.npz"
+
+
 def align(a: ScoreFile, b: ScoreFile, name_a: str = "the first score file", name_b: str = "the second") -> ScoreFile:
     """Return `b` with the videos in the order of `a`'s and the classes in the order of `a`'s, both matched by name.
 
     `name_a` and `name_b` are how the messages call the two. Raises UserError when task, split, subset, protocol,
     classes, videos or labels differ.
     """
-    for key in ("task", "split", "subset", "protocol"):
+    for key in ("task", "split", "folds", "subset", "protocol"):
         ours, theirs = getattr(a, key), getattr(b, key)
         if ours != theirs:
             raise UserError(

@@ -37,6 +37,7 @@ def _share(key: str, value) -> None:
 
 def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
     """Check the values of a config by themselves; `streams_of_models` maps each net's name to the streams it takes."""
+    _check_types(config)
     _check_choices(config, streams_of_models)
     _check_ranges(config)
     wanted = streams_of_models[config.model.name]
@@ -50,6 +51,15 @@ def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
             f"input.crop={config.input.crop}: larger than the stored frames, data.short_side={config.data.short_side} px; "
             "lower the crop or prepare larger records"
         )
+
+
+def _check_types(config) -> None:
+    """Check that lists hold words, or whole numbers; the other keys keep the type of their default by themselves."""
+    for section, key in (("data", "classes"), ("input", "streams")):
+        if not all(isinstance(item, str) for item in config[section][key]):
+            raise UserError(f"{section}.{key}={tuple(config[section][key])}: must be words, such as ('a', 'b')")
+    if not all(isinstance(step, int) and step >= 0 for step in config.optim.drops):
+        raise UserError(f"optim.drops={tuple(config.optim.drops)}: must be steps, whole numbers from 0")
 
 
 def _check_choices(config, streams_of_models) -> None:
@@ -89,8 +99,6 @@ def _check_ranges(config) -> None:
         raise UserError(f"data.max_bad_fraction={config.data.max_bad_fraction}: must be a share between 0 and 1")
     if config.model.width <= 0:
         raise UserError(f"model.width={config.model.width}: must be above 0; 1 is the paper's net")
-    if not all(isinstance(step, int) and step >= 0 for step in config.optim.drops):
-        raise UserError(f"optim.drops={tuple(config.optim.drops)}: must be steps, whole numbers from 0")
     if list(config.optim.drops) != sorted(set(config.optim.drops)):
         raise UserError(f"optim.drops={tuple(config.optim.drops)}: steps must ascend")
 
@@ -151,6 +159,30 @@ def check_resume(stored: dict, wanted: dict, workdir) -> list[str]:
     return [f"continues with {key} {now.get(key)!r} instead of {before.get(key)!r}" for key in changed]
 
 
+def check_same_net(stored: dict, wanted: dict, workdir) -> None:
+    """Refuse to score with other inputs or another net than a checkpoint was trained with; both configs nested dicts.
+
+    How training batches were augmented does not matter.
+    """
+    before, now = _flatten(stored), _flatten(wanted)
+    keys = [key for key in sorted(before.keys() | now.keys()) if key.split(".")[0] in ("input", "model")]
+    _refuse_changed(before, now, [key for key in keys if key not in ("input.flip", "input.lighting")], workdir)
+
+
+def check_same_split(stored: dict, wanted: dict, workdir) -> None:
+    """Refuse to score videos divided otherwise than in training: some would have been trained on."""
+    keys = [f"data.{key}" for key in ("split", "folds", "validation_fraction", "seed")]
+    _refuse_changed(_flatten(stored), _flatten(wanted), keys, workdir)
+
+
+def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
+    for key in keys:
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{key}={now.get(key)!r}: the net in {workdir} was trained with {before.get(key)!r}; leave it at that"
+            )
+
+
 def check_same_records(stored: dict, wanted: dict, workdir) -> None:
     """Refuse to continue a run on other records than it began with ({"name", "checksum"} each)."""
     if stored["checksum"] != wanted["checksum"]:
@@ -158,6 +190,15 @@ def check_same_records(stored: dict, wanted: dict, workdir) -> None:
             f"--workdir={workdir}: its run used records {stored['name']} with checksum {stored['checksum'][:12]}, "
             f"data.records now holds {wanted['name']} with {wanted['checksum'][:12]}; use those, or another --workdir"
         )
+
+
+def records_differ(stored: dict, found: dict, records: str) -> list[str]:
+    """Return the lines that warn of records made otherwise than those a net was trained on (`Setup.records_facts`)."""
+    lines = []
+    for key in ("short_side", "flow"):
+        if stored[key] != found[key]:
+            lines.append(f"warning: {records} was made with {key} {found[key]}, the net was trained on {stored[key]}")
+    return lines
 
 
 def check_same_classes(stored, wanted, workdir, records) -> None:

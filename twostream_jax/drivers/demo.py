@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from input_pipeline import store
 from input_pipeline.schema import UserError, dequantise_flow
-from twostream_jax.drivers.evaluate import evaluate, summary_lines
+from twostream_jax import models
+from twostream_jax.drivers.evaluate import eval_name, evaluate, protocol_name, summary_lines
 from twostream_jax.drivers.fuse import fuse
 from twostream_jax.drivers.fuse import summary_lines as fuse_lines
 from twostream_jax.drivers.prepare import prepare_records
@@ -19,9 +21,9 @@ from twostream_jax.report import pictures
 from twostream_jax.report.splits import write_splits_report
 from twostream_jax.report.tables import write_report
 from twostream_jax.run_log import read_metrics, time_left
-from twostream_jax.scores import ScoreFile
+from twostream_jax.scores import ScoreFile, file_name
 
-STREAMS = {"spatial": ("cnn_m_spatial", ("rgb",)), "temporal": ("cnn_m_temporal", ("flow",))}
+NETS = {"spatial": "cnn_m_spatial", "temporal": "cnn_m_temporal"}
 # Rows of the picture that shows frames beside their flow.
 SAMPLES = 4
 
@@ -48,12 +50,12 @@ def demo(config, workdir: Path) -> dict:
 def stream_config(config, stream: str):
     """Return the config with the net and the input of one stream, "spatial" or "temporal"."""
     own = config.copy_and_resolve_references()
-    own.model.name, own.input.streams = STREAMS[stream]
+    own.model.name, own.input.streams = NETS[stream], models.STREAMS[NETS[stream]]
     return own
 
 
 def _check_before_work(config) -> None:
-    for stream in STREAMS:
+    for stream in NETS:
         check_values(stream_config(config, stream))
     if config.flow.method == "none":
         raise UserError("flow.method=none: the two-stream run needs flow; choose dis, tvl1, farneback or deepflow")
@@ -76,19 +78,18 @@ def _every_split(config, workdir: Path, dataset: store.Dataset) -> dict:
 def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
     begun = time.monotonic()
     evals = {}
-    for stream in STREAMS:
+    for stream in NETS:
         own = stream_config(config, stream)
         train(own, workdir / stream)
-        own.eval.subset = "train"  # what the SVM learns from
-        evaluate(own, workdir / stream)
-        own.eval.subset = "test"
-        evals[stream] = evaluate(own, workdir / stream)
+        for subset in ("train", "test"):  # the SVM learns from the training scores
+            own.eval.subset = subset
+            evals[stream] = _evaluated(own, workdir / stream, dataset)
         print("\n".join(f"{stream:>9} {line}" for line in summary_lines(evals[stream])))
-    name = f"scores_{dataset.name}_split{config.data.split}_"
-    paths = {subset: [workdir / stream / f"{name}{subset}.npz" for stream in STREAMS] for subset in ("test", "train")}
+    names = {s: file_name(dataset.name, config.data.split, config.data.folds, s) for s in ("test", "train")}
+    paths = {subset: [workdir / stream / name for stream in NETS] for subset, name in names.items()}
     result = fuse(paths["test"], paths["train"], workdir / "fused")
     print("\n".join(f"    fused {line}" for line in fuse_lines(result)))
-    scores = {stream: ScoreFile.read(path) for stream, path in zip(STREAMS, paths["test"], strict=True)}
+    scores = {stream: ScoreFile.read(path) for stream, path in zip(NETS, paths["test"], strict=True)}
     fused = {name: ScoreFile.read(workdir / "fused" / f"fused_{name}.npz") for name in ("average", "svm")}
     drawn = _pictures(config, workdir, scores, fused["average"])
     return write_report(
@@ -100,6 +101,19 @@ def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
         facts=_facts(config, dataset, time.monotonic() - begun),
         pictures=drawn,
     )
+
+
+def _evaluated(config, workdir: Path, dataset: store.Dataset) -> dict:
+    """Return the evaluation of the last checkpoint: the one that is there if it is of these records, or a new one."""
+    subset, path = config.eval.subset, workdir / eval_name(config.eval.subset)
+    scores = workdir / file_name(dataset.name, config.data.split, config.data.folds, subset)
+    if path.is_file() and scores.is_file():
+        found, provenance = json.loads(path.read_text(encoding="utf-8")), ScoreFile.read(scores).provenance
+        protocol = protocol_name(config.eval.frames, config.eval.crops)
+        same = (found["protocol"], found["checkpoint"]) == (protocol, config.train.steps)
+        if same and provenance["records"]["checksum"] == dataset.checksum and provenance["step"] == config.train.steps:
+            return found
+    return evaluate(config, workdir)
 
 
 def _facts(config, dataset: store.Dataset, seconds: float) -> dict:
@@ -126,7 +140,7 @@ def _pictures(config, workdir: Path, scores: dict[str, ScoreFile], fused: ScoreF
     pictures.confusion_matrix(workdir / "confusion.png", fused)
     pictures.per_class_recall(workdir / "recall.png", {**scores, "fused": fused})
     pictures.frames_beside_flow(workdir / "flow.png", _flow_samples(config))
-    pictures.training_curves(workdir / "training.png", {stream: read_metrics(workdir / stream) for stream in STREAMS})
+    pictures.training_curves(workdir / "training.png", {stream: read_metrics(workdir / stream) for stream in NETS})
     return [
         (workdir / "confusion.png", "Confusion matrix of the fused streams (average)."),
         (workdir / "recall.png", "Recall of each class by stream and fused."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,15 @@ import jax
 import numpy as np
 
 from twostream_jax import mesh as meshes
-from twostream_jax import validate
+from twostream_jax import metrics, validate
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.scoring import Scorer, VideoScores
-from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.files import write_json
 from twostream_jax.metrics import wilson_interval
-from twostream_jax.report.tables import accuracy_entry, stream_summary
+from twostream_jax.report.tables import accuracy_entry, setting, stream_summary
 from twostream_jax.run_log import Progress
-from twostream_jax.scores import ScoreFile
+from twostream_jax.scores import ScoreFile, file_name
 from twostream_jax.steps import abstract_params
 
 
@@ -36,36 +37,47 @@ def evaluate(config, workdir: Path) -> dict:
     """Score `eval.subset` with `eval.checkpoint` of the run in `workdir`; return what eval.json holds.
 
     Leaves `scores_<task>_split<k>_<subset>.npz` and `eval.json` (`eval_<subset>.json` for other subsets than test).
+    Refuses inputs, a net or a split other than the checkpoint's.
     """
     setup = Setup.of(config)
-    subset = config.eval.subset
-    table = setup.table(subset)
+    table = setup.table(config.eval.subset)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = choose_step(checkpoints, str(config.eval.checkpoint))
         stored = checkpoints.config(step)
         (head, classes), *_ = stored["tasks"].items()
+        validate.check_same_net(stored["config"], config.to_dict(), workdir)
+        validate.check_same_split(stored["config"], config.to_dict(), workdir)
         validate.check_same_classes(classes, setup.classes, workdir, config.data.records)
+        for line in validate.records_differ(stored["records"], setup.records_facts, config.data.records):
+            print(line, file=sys.stderr)
         mesh = meshes.make_mesh()
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
     # Classes are matched by name: the records may list them in another order than the net's.
     labels = np.asarray([classes.index(setup.classes[label]) for label in table.label])
     scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
-    progress = Progress(f"eval {workdir} {subset}", "stacks")
-    scores = scorer(params, table, labels, head, config.eval.frames, progress.update)
-    progress.close()
-    provenance = {
-        "workdir": str(workdir),
-        "step": step,
-        "model": config.model.name,
-        "streams": list(config.input.streams),
-        "records": stored["records"],
-        "versions": stored["versions"],
-    }
+    with Progress(f"eval {workdir} {config.eval.subset}", "stacks") as progress:
+        scores = scorer(params, table, labels, head, config.eval.frames, progress.update)
+    file = _score_file(setup, table, labels, classes, scores, workdir, step, stored)
+    result = _summary(file, scores)
+    if jax.process_index() == 0:
+        file.write(workdir / file_name(file.task, file.split, file.folds, file.subset))
+        write_json(workdir / eval_name(file.subset), result)
+    return result
+
+
+def eval_name(subset: str) -> str:
+    """Return how a subset's summary is called: eval.json for test, eval_train.json and so on for others."""
+    return "eval.json" if subset == "test" else f"eval_{subset}.json"
+
+
+def _score_file(setup: Setup, table, labels, classes, scores: VideoScores, workdir: Path, step: int, stored: dict):
+    config = setup.config
     videos = [setup.records.videos[i] for i in table.position]
-    file = ScoreFile(
+    return ScoreFile(
         task=setup.task,
         split=config.data.split,
-        subset=subset,
+        folds=config.data.folds,
+        subset=config.eval.subset,
         names=tuple(video.name for video in videos),
         groups=tuple(video.group for video in videos),
         labels=labels.astype(np.int32),
@@ -73,17 +85,20 @@ def evaluate(config, workdir: Path) -> dict:
         probs=scores.probs.astype(np.float32),
         logits=scores.logits.astype(np.float32),
         protocol=protocol_name(config.eval.frames, config.eval.crops),
-        provenance=provenance,
+        provenance={
+            "workdir": str(workdir),
+            "step": step,
+            "model": config.model.name,
+            "streams": list(config.input.streams),
+            "records": setup.records_facts,
+            "trained_on": stored["records"],
+            "versions": package_versions(),
+        },
     )
-    result = _summary(file, scores)
-    if jax.process_index() == 0:
-        file.write(workdir / f"scores_{setup.task}_split{config.data.split}_{subset}.npz")
-        write_json(workdir / ("eval.json" if subset == "test" else f"eval_{subset}.json"), result)
-    return result
 
 
 def _summary(file: ScoreFile, scores: VideoScores) -> dict:
-    """Return eval.json: the protocols side by side, mean-class accuracy and top-5, each with what it stands on."""
+    """Return eval.json: the protocols side by side; `mean_class_accuracy` and `top5` are those of `protocol`."""
     centre = replace(file, probs=scores.centre_probs.astype(np.float32), protocol="center")
     n = len(file.names)
     # Stacks of one video are not independent, so the interval of the clip accuracy counts videos.
@@ -95,27 +110,31 @@ def _summary(file: ScoreFile, scores: VideoScores) -> dict:
         "correct": round(clip * n, 2),
         "interval95": list(wilson_interval(clip * n, n)),
     }
+    summary = stream_summary(file)
     return {
         "task": file.task,
         "split": file.split,
+        "folds": file.folds,
         "subset": file.subset,
         "videos": n,
         "checkpoint": file.provenance["step"],
+        "protocol": file.protocol,
+        "mean_class_accuracy": summary["mean_class_accuracy"],
+        "top5": metrics.top_k(file.probs, file.labels, 5),
         "clip": clip_entry,
         "center": accuracy_entry(centre),
-        file.protocol: accuracy_entry(file),
-        **{key: value for key, value in stream_summary(file).items() if key in ("mean_class_accuracy", "top5")},
+        file.protocol: summary,
     }
 
 
 def summary_lines(result: dict) -> list[str]:
     """Return the lines that the terminal shows of an eval.json, a protocol each."""
-    entries = [value for value in result.values() if isinstance(value, dict) and "protocol" in value]
+    entries = [value for value in result.values() if isinstance(value, dict)]
     lines = []
     for entry in entries:
         low, high = entry["interval95"]
         lines.append(
-            f"{entry['protocol']:>7}  {entry['task']} split {entry['split']} {entry['subset']}  "
+            f"{entry['protocol']:>7}  {setting(entry)}  "
             f"{100 * entry['accuracy']:5.1f} %  of {entry['videos']} videos  [{100 * low:.1f}, {100 * high:.1f}]"
         )
     return lines

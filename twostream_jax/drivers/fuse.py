@@ -205,7 +205,7 @@ def _refuse_foreign_training(test: ScoreFile, train: ScoreFile, path: Path) -> N
     """Raise UserError unless `train` holds training videos of the same network, task and split as `test`."""
     if train.subset != "train":
         raise UserError(f"--train_scores={path}: subset is {train.subset!r}: make it with --config.eval.subset=train")
-    for key in ("task", "split"):
+    for key in ("task", "split", "folds"):
         ours, theirs = getattr(test, key), getattr(train, key)
         if ours != theirs:
             raise UserError(f"--train_scores={path}: {key} is {theirs!r}, that of --scores {ours!r}: they must agree")

@@ -9,9 +9,10 @@ import numpy as np
 from input_pipeline import store
 from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
+from twostream_jax import validate
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.setup import check_values
-from twostream_jax.models import STREAMS, build_model, parameter_table
+from twostream_jax.models import build_model, parameter_table
 from twostream_jax.report.pictures import filters
 from twostream_jax.run_log import read_metrics
 from twostream_jax.steps import Inputs, abstract_params
@@ -30,10 +31,12 @@ def inspect_config(config) -> dict:
 
 def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict:
     """Return the parameter table, config, steps and last metrics of the run in `workdir`; draws conv1 if asked to."""
+    check_values(config)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = choose_step(checkpoints, str(config.eval.checkpoint))
         stored = checkpoints.config(step)
         tasks = {name: len(classes) for name, classes in stored["tasks"].items()}
+        validate.check_same_net(stored["config"], config.to_dict(), workdir)
         abstract = abstract_params(build_model(config.model, tasks), Inputs.of(config.input))
         if filters_path is not None:
             params = checkpoints.restore_params(step, abstract, meshes.make_mesh())
@@ -78,8 +81,7 @@ def _table(params) -> dict:
 
 def _tasks(config) -> dict[str, int]:
     """Return {task: classes} of a config that may have no records yet."""
-    assert config.model.name in STREAMS
-    if config.data.records and (Path(config.data.records) / "dataset.json").exists():
+    if config.data.records and (Path(config.data.records) / store.DATASET_FILE).exists():
         dataset = store.read_dataset(Path(config.data.records))
         return {dataset.name: len(dataset.classes)}
     if config.data.classes:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from input_pipeline.datasets import Video, VideoList
-from input_pipeline.prepare import PrepareSettings, prepare
+from input_pipeline.prepare import QUARANTINE_FILE, PrepareSettings, estimate, prepare
 from input_pipeline.schema import UserError
 from input_pipeline.store import Records
 from twostream_jax import mesh as meshes
+from twostream_jax import validate
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.evaluate import load_params, protocol_name
 from twostream_jax.drivers.scoring import Scorer
-from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.setup import Setup, check_values
 from twostream_jax.run_log import Progress
 
 TOP = 5
@@ -55,17 +57,18 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
 
 def _score(config, workdir: Path, video: Path, folder: Path) -> tuple[list[str], np.ndarray, int]:
     """Return class names, probabilities [C] and the checkpoint's step."""
+    check_values(config)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = choose_step(checkpoints, str(config.eval.checkpoint))
         stored = checkpoints.config(step)
         (head, classes), *_ = stored["tasks"].items()
+        validate.check_same_net(stored["config"], config.to_dict(), workdir)
         setup = _one_video_setup(config, stored["records"], video, folder)
         mesh = meshes.make_mesh()
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
     scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
-    progress = Progress(f"predict {workdir}", "stacks")
-    scores = scorer(params, setup.table("test"), np.zeros(1, np.int64), head, config.eval.frames, progress.update)
-    progress.close()
+    with Progress(f"predict {workdir}", "stacks") as progress:
+        scores = scorer(params, setup.table("test"), np.zeros(1, np.int64), head, config.eval.frames, progress.update)
     return classes, scores.probs[0], step
 
 
@@ -83,6 +86,9 @@ def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
     one = Video("video", video, 0, "video", {"1": "test"})
     videos = VideoList("predict", "csv", ("unknown",), ("1",), (one,))
     try:
+        if flow:
+            cost = estimate(videos, settings)
+            print(f"computing {cost.pairs} {flow['method']} fields, about {3600 * cost.hours:.0f} s", file=sys.stderr)
         prepare(videos, folder, settings, lambda *_: None)
     except UserError as error:
         raise UserError(f"--video={video}: {_reason(folder) or error}") from error
@@ -91,7 +97,7 @@ def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
 
 def _reason(folder: Path) -> str:
     """Return why the video was set aside; empty when it was not."""
-    path = folder / "quarantine.jsonl"
+    path = folder / QUARANTINE_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return json.loads(lines[0])["reason"] if lines else ""
 

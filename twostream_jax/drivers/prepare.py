@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from input_pipeline import synthetic
+from input_pipeline import store, synthetic
 from input_pipeline.datasets import VideoList, list_videos
 from input_pipeline.prepare import Estimate, PrepareSettings, estimate, prepare
 from input_pipeline.schema import UserError
@@ -15,9 +15,10 @@ from twostream_jax.run_log import Progress
 
 
 def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
-    """Write the records of the config's videos to `data.records` and return their description; None for a dry run.
+    """Write the records of the config's videos to `data.records` and return their description.
 
-    What is wanted, and what it will cost, is printed first.
+    What it will cost is printed first, and a dry run stops there, returning None; where the records are complete there
+    is nothing left to do, and they are described.
     """
     check_values(config)
     if not config.data.records:
@@ -31,13 +32,12 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
     )
-    if not (Path(config.data.records) / "dataset.json").exists():
+    if not (Path(config.data.records) / store.DATASET_FILE).exists():
         print(estimate_line(videos, estimate(videos, settings)))
-    if dry_run:
-        return None
-    progress = Progress(f"prepare {config.data.records}", "videos")
-    dataset = prepare(videos, Path(config.data.records), settings, progress.update)
-    progress.close()
+        if dry_run:
+            return None
+    with Progress(f"prepare {config.data.records}", "videos") as progress:
+        dataset = prepare(videos, Path(config.data.records), settings, progress.update)
     print(dataset_line(config.data.records, dataset))
     return dataset
 

@@ -62,10 +62,11 @@ class Scorer:
             self._setup.records, table, chunks, self._setup.window(crop), reading=self._setup.reading()
         )
         sums = _Sums(labels, frames)
+        on_progress(0, len(labels) * frames)
         flying: list[tuple[dict, dict]] = []
         for chunk, batch in zip(chunks, batches, strict=True):
             flying.append((chunk, self._step(params, meshes.put_batch(batch, self._mesh))[head]))
-            if len(flying) > IN_FLIGHT:
+            if len(flying) >= IN_FLIGHT:
                 sums.add(*flying.pop(0))
                 on_progress(sums.stacks, len(labels) * frames)
         for chunk, outputs in flying:

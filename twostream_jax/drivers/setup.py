@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,8 @@ from input_pipeline.schema import UserError
 from twostream_jax import validate
 from twostream_jax.models import STREAMS, build_model, pool5_size
 from twostream_jax.steps import Inputs
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,12 @@ class Setup:
         """Return how this process reads its rows of each batch."""
         data = self.config.data
         return pipeline.Reading(data.num_threads, data.num_workers, jax.process_index(), jax.process_count())
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what decides over numbers: the packages of the computation and of the flow."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return versions | {"opencv": cv2.__version__}
 
 
 def check_values(config) -> None:

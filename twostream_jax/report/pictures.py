@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from twostream_jax import metrics
 from twostream_jax.report.flow_colour import colour_wheel, flow_to_colour
-from twostream_jax.report.tables import class_recall
+from twostream_jax.report.tables import accuracy_entry, class_recall, setting
 from twostream_jax.scores import ScoreFile
 
 DPI = 150
@@ -53,8 +53,7 @@ def confusion_matrix(path: Path, scores: ScoreFile) -> None:
     bar.outline.set_visible(False)
     correct = int(np.trace(counts))
     axes.set_title(
-        f"{scores.task} split {scores.split} {scores.subset}, {scores.protocol}\n"
-        f"{correct} of {len(scores.names)} videos right",
+        f"{setting(accuracy_entry(scores))}, {scores.protocol}\n{correct} of {len(scores.names)} videos right",
         fontsize=11,
         loc="left",
     )

@@ -35,6 +35,7 @@ def accuracy_entry(scores: ScoreFile) -> Entry:
         "protocol": scores.protocol,
         "task": scores.task,
         "split": scores.split,
+        "folds": scores.folds,
         "subset": scores.subset,
     }
 
@@ -79,8 +80,9 @@ def percent(entry: Entry) -> str:
 
 
 def setting(entry: Entry) -> str:
-    """Return what an accuracy was measured on, such as `demo split 1 test`."""
-    return f"{entry['task']} split {entry['split']} {entry['subset']}"
+    """Return what an accuracy was measured on, such as `demo split 1 test` or `fight fold 2 of 5 test`."""
+    split = f"fold {entry['split']} of {entry['folds']}" if entry["folds"] else f"split {entry['split']}"
+    return f"{entry['task']} {split} {entry['subset']}"
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,88 @@
+"""The lines of metrics.jsonl that training writes: gathered without waiting for the step that was just dispatched."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from twostream_jax.metrics import ClipMetrics
+from twostream_jax.run_log import MetricsLog, NoLog
+
+# Steps dispatched ahead of the one whose result is awaited. Without a limit the host would queue batches on the device
+# until its memory is full; with two the device never waits for the host.
+AHEAD = 2
+
+
+class StepLines:
+    """Sums the steps' metrics and writes a line at every step that `due` names, once that step's result has come."""
+
+    def __init__(self, log: MetricsLog | NoLog, due: Callable[[int], bool], batch_size: int, rate: Callable):
+        self._log, self._due, self._batch_size, self._rate = log, due, batch_size, rate
+        self._pending: deque[tuple[int, ClipMetrics]] = deque()
+        self._sums = ClipMetrics.empty()
+        self._steps, self._wait, self._since = 0, 0.0, time.monotonic()
+        self.last: dict[str, Any] = {}
+
+    @property
+    def text(self) -> str:
+        """The last line's loss and accuracy in words."""
+        if not self.last:
+            return ""
+        return f"loss {self.last['loss']:.3f}, clip accuracy {100 * self.last['clip_accuracy']:.1f} %"
+
+    def timed(self, fetch: Callable[[], Any]) -> Any:
+        """Return `fetch()`; its time counts as waiting for input when no step was left running at its end.
+
+        That is an upper bound: the steps may have ended at any moment of the wait.
+        """
+        begun = time.monotonic()
+        batch = fetch()
+        if not self._pending or self._pending[-1][1].count.is_ready():
+            self._wait += time.monotonic() - begun
+        return batch
+
+    def add(self, step: int, metrics: ClipMetrics) -> None:
+        """Take the metrics of a step just dispatched, and wait for those of `AHEAD` steps before."""
+        self._pending.append((step, metrics))
+        while len(self._pending) > AHEAD:
+            self._read_oldest({})
+
+    def drain(self, extra: dict[str, float]) -> None:
+        """Wait for the steps under way; the line of the last of them gets the numbers in `extra` too."""
+        while self._pending:
+            self._read_oldest(extra if len(self._pending) == 1 else {})
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Leave what happens inside, once the steps under way are done, out of the rates."""
+        if self._pending:
+            jax.block_until_ready(self._pending[-1][1])
+        begun = time.monotonic()
+        yield
+        self._since += time.monotonic() - begun
+
+    def _read_oldest(self, extra: dict[str, float]) -> None:
+        step, metrics = self._pending.popleft()
+        self._sums = self._sums.merge(jax.device_get(metrics))
+        self._steps += 1
+        if self._due(step):
+            self._write(step, extra)
+
+    def _write(self, step: int, extra: dict[str, float]) -> None:
+        now = time.monotonic()
+        seconds = max(now - self._since, 1e-9)
+        numbers = {
+            **self._sums.compute(),
+            "learning_rate": float(self._rate(step - 1)),
+            "samples_per_second": self._steps * self._batch_size / seconds,
+            "input_wait": min(self._wait / seconds, 1.0),
+            **extra,
+        }
+        self._log.write(step, numbers)
+        self.last = {"step": step, **numbers}
+        self._sums, self._steps, self._wait, self._since = ClipMetrics.empty(), 0, 0.0, now
