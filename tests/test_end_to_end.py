@@ -78,7 +78,7 @@ def test_folds_and_official_lists(data_dir, tmp_path):
     """fight over its folds and mini6 over the official lists, with a net and a schedule too small to learn."""
     tiny = [
         "--config.model.width=0.0625", "--config.train.steps=2", "--config.train.batch_size=4",
-        "--config.optim.drops=()", "--config.eval.frames=2", "--config.data.short_side=64", "--config.input.crop=56",
+        "--config.optim.drops=()", "--config.eval.frames=1", "--config.data.short_side=64", "--config.input.crop=56",
     ]  # fmt: skip
     command(
         "--mode=demo", "--config=configs/fight.py", f"--workdir={tmp_path / 'fight'}", "--config.data.folds=2",
