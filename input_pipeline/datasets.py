@@ -97,7 +97,10 @@ def _list_csv(data) -> VideoList:
     columns, rows = _read_csv(file)
     splits = _split_columns(columns, file)
     if data.group_column not in columns and data.group_column != "group":
-        raise UserError(f"data.group_column={data.group_column!r} is no column of {file}: it has {', '.join(columns)}")
+        raise UserError(
+            f"data.group_column={data.group_column!r} is no column of {file}, which has {', '.join(columns)}: "
+            "name one of them, or 'group' where there is none"
+        )
     # A row without any part is not listed, nor is a class that only such rows name.
     rows = [(number, row) for number, row in rows if any(row[column] for column in splits.values())]
     if not rows:

@@ -36,8 +36,8 @@ class UserError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error says; its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of what an error says, cut at 200 characters; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def quantise_flow(flow: np.ndarray, bound_px: float) -> np.ndarray:

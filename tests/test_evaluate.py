@@ -230,7 +230,7 @@ def test_predict_prints_json_and_refuses_what_is_no_video(trained, tmp_path, cap
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert result["protocol"] == "2x10" and len(result["streams"]["temporal"]["top"]) == 5 and "fused" not in result
-    assert "computing 2 dis fields" in captured.err
+    assert "3 frames and 2 flow fields to compute" in captured.err
     cli.main(["--mode=predict", f"--video={short}", f"--runs={workdir.parent}", "--config.eval.frames=2"])
     assert list(json.loads(capsys.readouterr().out)["streams"]) == ["spatial", "temporal"]
 

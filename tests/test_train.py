@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -263,4 +264,54 @@ def test_a_batch_that_does_not_divide_over_the_devices(config, tmp_path, monkeyp
     monkeypatch.undo()
     config.train.batch_size = 12
     with pytest.raises(UserError, match=r"train.batch_size=12: must divide over the 8 devices present; use 8 or 16"):
+        train(config, tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, tmp_path):
+    config.optim.learning_rate = 1e9
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d: lower optim.learning_rate"):
+        train(config, tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == []
+    assert all(np.isfinite(line["loss"]) for line in read_metrics(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkeypatch, capsys, number):
+    config, *_ = finished
+    put_batch, count = meshes.put_batch, iter(range(100))
+
+    def signalled(batch, mesh):
+        if next(count) == 3:  # the fourth step
+            signal.raise_signal(number)
+        return put_batch(batch, mesh)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meshes, "put_batch", signalled)
+        config = config.copy_and_resolve_references()
+        config.train.checkpoint_every = 5
+        # Validation, too, puts batches on the device; without it the count is of steps.
+        config.data.validation_fraction = 0.0
+        train(config, tmp_path / "run")
+    assert "saved at step 4 and stopped" in capsys.readouterr().out
+    train(config, tmp_path / "run")
+    assert "continues at step 4" in capsys.readouterr().out
+    train(config, tmp_path / "calm")
+    assert same_arrays(state_of(config, tmp_path / "run", 6), state_of(config, tmp_path / "calm", 6))
+
+
+def test_a_config_that_would_prepare_otherwise_is_warned_of(finished, tmp_path, capsys):
+    config, _, _ = finished
+    config = config.copy_and_resolve_references()
+    config.flow.method, config.flow.bound_px, config.train.steps = "farneback", 20.0, 1
+    train(config, tmp_path / "run")
+    err = capsys.readouterr().err
+    assert "warning: flow.method is farneback in the config and dis in" in err and "flow.bound_px is 20.0" in err
+    assert "short_side" not in err
+
+
+def test_a_folder_of_both_streams_is_no_place_for_one_net(config, tmp_path):
+    (tmp_path / "spatial").mkdir()
+    (tmp_path / "spatial" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run of both streams; name another folder"):
         train(config, tmp_path)

@@ -26,7 +26,7 @@ MODES = {
 
 USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DIR] [--config.section.key=value ...]
 
-  modes: demo (default without --config), train (default with it), prepare [--dry_run], eval,
+  modes: demo (default without --config), train (default with it, or with the --workdir of a run), prepare [--dry_run], eval,
          fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], predict --video=FILE [--runs=DIR,DIR],
          inspect [--json] [--filters=FILE.png]
   several processes: --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as `head` has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print(f"error: {first_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -76,7 +79,8 @@ def _run(arguments: list[str]) -> None:
         rest = values(["run.py", *arguments], known_only=True)[1:]
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())}; see --help") from error
-    mode = values.mode or ("train" if values.config else "demo")
+    continues = values.workdir and (Path(values.workdir) / "config.json").is_file()
+    mode = values.mode or ("train" if values.config or continues else "demo")
     if mode not in MODES:
         raise UserError(f"--mode={mode}: choose one of {', '.join(MODES)}")
     for name in {name for taken in MODES.values() for name in taken} - set(MODES[mode]):

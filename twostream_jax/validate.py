@@ -201,6 +201,21 @@ def records_differ(stored: dict, found: dict, records: str) -> list[str]:
     return lines
 
 
+def prepared_otherwise(config, facts: dict) -> list[str]:
+    """Return the lines that say where the records differ from what the config would prepare; the records rule."""
+    flow = facts["flow"] or {"method": "none", "bound_px": config.flow.bound_px}
+    pairs = {
+        "data.short_side": (config.data.short_side, facts["short_side"]),
+        "flow.method": (config.flow.method, flow["method"]),
+        "flow.bound_px": (config.flow.bound_px, flow["bound_px"]),
+    }
+    return [
+        f"warning: {key} is {ours} in the config and {theirs} in {config.data.records}; the records rule"
+        for key, (ours, theirs) in pairs.items()
+        if ours != theirs
+    ]
+
+
 def check_same_classes(stored, wanted, workdir, records) -> None:
     """Refuse records whose class names differ from those a checkpoint was trained on; their order may differ."""
     if set(stored) != set(wanted):

@@ -40,7 +40,7 @@ def demo(config, workdir: Path) -> dict:
     if config.data.kind == "synthetic":
         config.data.videos = config.data.videos or str(workdir / "videos")
     begun = time.monotonic()
-    _check_before_work(config)
+    _check_before_work(config, workdir)
     dataset = prepare_records(config)
     report = (_one_split if config.data.split else _every_split)(config, workdir, dataset)
     print(f"done in {time_left(time.monotonic() - begun)}; the report: {workdir / 'report.md'}")
@@ -54,7 +54,9 @@ def stream_config(config, stream: str):
     return own
 
 
-def _check_before_work(config) -> None:
+def _check_before_work(config, workdir: Path) -> None:
+    if (workdir / "config.json").exists():
+        raise UserError(f"--workdir={workdir}: is the run of one net; name another folder for both streams")
     for stream in NETS:
         check_values(stream_config(config, stream))
     if config.flow.method == "none":
@@ -76,7 +78,6 @@ def _every_split(config, workdir: Path, dataset: store.Dataset) -> dict:
 
 
 def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
-    begun = time.monotonic()
     evals = {}
     for stream in NETS:
         own = stream_config(config, stream)
@@ -87,10 +88,10 @@ def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
         print("\n".join(f"{stream:>9} {line}" for line in summary_lines(evals[stream])))
     names = {s: file_name(dataset.name, config.data.split, config.data.folds, s) for s in ("test", "train")}
     paths = {subset: [workdir / stream / name for stream in NETS] for subset, name in names.items()}
-    result = fuse(paths["test"], paths["train"], workdir / "fused")
+    result = _fused(paths["test"], paths["train"], workdir / "fused")
     print("\n".join(f"    fused {line}" for line in fuse_lines(result)))
     scores = {stream: ScoreFile.read(path) for stream, path in zip(NETS, paths["test"], strict=True)}
-    fused = {name: ScoreFile.read(workdir / "fused" / f"fused_{name}.npz") for name in ("average", "svm")}
+    fused = {n: ScoreFile.read(workdir / "fused" / f"fused_{n}.npz") for n in ("average", "svm") if n in result}
     drawn = _pictures(config, workdir, scores, fused["average"])
     return write_report(
         workdir,
@@ -98,7 +99,7 @@ def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
         streams=scores,
         stream_evals=evals,
         fused=fused,
-        facts=_facts(config, dataset, time.monotonic() - begun),
+        facts=_facts(config, dataset, evals["temporal"]["checkpoint"]),
         pictures=drawn,
     )
 
@@ -116,7 +117,16 @@ def _evaluated(config, workdir: Path, dataset: store.Dataset) -> dict:
     return evaluate(config, workdir)
 
 
-def _facts(config, dataset: store.Dataset, seconds: float) -> dict:
+def _fused(test: list[Path], train: list[Path], folder: Path) -> dict:
+    """Return the fusion by average and SVM, or by average alone where the training videos cannot teach an SVM."""
+    try:
+        return fuse(test, train, folder)
+    except UserError as error:
+        print(f"no SVM: {error}")
+        return fuse(test, [], folder)
+
+
+def _facts(config, dataset: store.Dataset, steps: int) -> dict:
     return {
         "data": {"name": dataset.name, "classes": len(dataset.classes), **dataset.counts},
         "settings": {
@@ -127,10 +137,9 @@ def _facts(config, dataset: store.Dataset, seconds: float) -> dict:
             "crop_px": config.input.crop,
             "width": config.model.width,
             "dropout": config.model.dropout,
-            "steps": config.train.steps,
+            "steps": steps,
             "batch_size": config.train.batch_size,
             "seed": config.seed,
-            "seconds": round(seconds, 1),
         },
     }
 
@@ -150,16 +159,17 @@ def _pictures(config, workdir: Path, scores: dict[str, ScoreFile], fused: ScoreF
 
 
 def _flow_samples(config) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return (title, frame, flow in px) of the middle of the first test video of classes across the list."""
+    """Return (title, frame, flow in px) of the moment of most motion in the first test video of classes across the list."""
     setup = Setup.of(stream_config(config, "temporal"))
     table = setup.table("test")
     samples = []
     labels = np.unique(table.label)
-    for label in labels[:: -(-len(labels) // SAMPLES)]:
+    for label in labels[np.linspace(0, len(labels) - 1, min(SAMPLES, len(labels))).astype(int)]:
         position = int(table.position[np.flatnonzero(table.label == label)[0]])
         video = setup.records.videos[position]
-        index = (video.frames - 1) // 2
-        levels, _, bound_px = setup.records.flow(position, index, 1)
+        levels, _, bound_px = setup.records.flow(position, 0, video.pairs)
+        # The field that varies most over the frame: a still moment, or a pan of the camera, would show little.
+        index = int(np.argmax([field.std(axis=(0, 1)).sum() for field in levels]))
         frame = setup.records.frames(position, [index])[0]
-        samples.append((Path(video.name).name, frame, dequantise_flow(levels[0], bound_px)))
+        samples.append((Path(video.name).name, frame, dequantise_flow(levels[index], bound_px)))
     return samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -31,7 +32,7 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
     with the settings of the records that each net was trained on, so that its scores are those that eval would give.
     """
     if not video.is_file():
-        raise UserError(f"--video={video}: no such file")
+        raise UserError(f"--video={video}: there is no such file")
     streams, scored = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for number, (config, workdir) in enumerate(runs):
@@ -85,10 +86,12 @@ def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
     )
     one = Video("video", video, 0, "video", {"1": "test"})
     videos = VideoList("predict", "csv", ("unknown",), ("1",), (one,))
+    # What cannot be estimated is refused below, with its own reason.
+    with contextlib.suppress(UserError):
+        cost = estimate(videos, settings)
+        seconds = f"about {3600 * cost.hours:.0f} s"
+        print(f"{cost.frames} frames and {cost.pairs} flow fields to compute, {seconds}", file=sys.stderr)
     try:
-        if flow:
-            cost = estimate(videos, settings)
-            print(f"computing {cost.pairs} {flow['method']} fields, about {3600 * cost.hours:.0f} s", file=sys.stderr)
         prepare(videos, folder, settings, lambda *_: None)
     except UserError as error:
         raise UserError(f"--video={video}: {_reason(folder) or error}") from error

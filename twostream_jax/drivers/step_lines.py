@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 
+from input_pipeline.schema import UserError
 from twostream_jax.metrics import ClipMetrics
 from twostream_jax.run_log import MetricsLog, NoLog
 
@@ -52,6 +54,19 @@ class StepLines:
         while len(self._pending) > AHEAD:
             self._read_oldest({})
 
+    def require_finite(self) -> None:
+        """Wait for the steps under way; UserError where a loss is not a number, before anything is saved."""
+        for step, metrics in self._pending:
+            self._check(step, metrics.compute()["loss"])
+
+    @staticmethod
+    def _check(step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {step}: lower optim.learning_rate or set optim.warmup_steps; "
+                "the checkpoints before it are kept"
+            )
+
     def drain(self, extra: dict[str, float]) -> None:
         """Wait for the steps under way; the line of the last of them gets the numbers in `extra` too."""
         while self._pending:
@@ -68,7 +83,9 @@ class StepLines:
 
     def _read_oldest(self, extra: dict[str, float]) -> None:
         step, metrics = self._pending.popleft()
-        self._sums = self._sums.merge(jax.device_get(metrics))
+        read = jax.device_get(metrics)
+        self._check(step, read.compute()["loss"])
+        self._sums = self._sums.merge(read)
         self._steps += 1
         if self._due(step):
             self._write(step, extra)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -27,6 +30,10 @@ def train(config, workdir: Path) -> dict:
     """
     setup = Setup.of(config)
     table = setup.table("train")
+    if any((workdir / stream / "config.json").exists() for stream in ("spatial", "temporal")):
+        raise UserError(f"--workdir={workdir}: holds a run of both streams; name another folder for this net")
+    for line in validate.prepared_otherwise(config, setup.records_facts):
+        print(line, file=sys.stderr)
     workdir.mkdir(parents=True, exist_ok=True)
     with Checkpoints(workdir) as checkpoints:
         saved = _resumable_steps(checkpoints, setup, workdir)
@@ -41,6 +48,30 @@ def train(config, workdir: Path) -> dict:
         if jax.process_index() == 0:
             write_json(workdir / "config.json", config.to_dict())
         return run.steps(state, start, table, workdir)
+
+
+class StopSignals:
+    """Turns the first SIGTERM or Ctrl-C into a wish that the loop grants after its step; the second acts as ever.
+
+    In a run of several processes a signal may reach one of them only, which cannot save alone: there nothing changes.
+    """
+
+    def __init__(self):
+        self.wanted = False
+        self._before = {}
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._wish)
+
+    def _wish(self, number, frame) -> None:
+        self.wanted = True
+        self.restore()
+
+    def restore(self) -> None:
+        """Put back the handlers that were there."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 class _Run:
@@ -83,6 +114,7 @@ class _Run:
         lines = StepLines(log, self._line_is_due, config.train.batch_size, learning_rate(config.optim))
         batches = self._batches(table, start)
         progress.update(start, last)
+        stop = StopSignals()
         try:
             for step in range(start + 1, last + 1):
                 batch = lines.timed(lambda: next(batches))
@@ -90,10 +122,14 @@ class _Run:
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), self.step_key)
                 lines.add(step, metrics)
-                if self._saves_at(step):
+                if self._saves_at(step) or stop.wanted:
                     self._save(step, state, lines)
                 progress.update(step, last, lines.text)
+                if stop.wanted and step < last:
+                    print(f"{workdir}: saved at step {step} and stopped; the same command continues")
+                    return lines.last
         finally:
+            stop.restore()
             progress.close()
             log.close()
         return lines.last
@@ -118,6 +154,7 @@ class _Run:
 
     def _save(self, step: int, state, lines: StepLines) -> None:
         score = None
+        lines.require_finite()
         with lines.clock_stopped():
             if self.validation is not None:
                 table = self.setup.table("validation")

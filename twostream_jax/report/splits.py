@@ -19,7 +19,8 @@ def write_splits_report(workdir: Path, *, title: str, reports: Sequence[Mapping[
     over splits with n - 1, `by_split` what it was made of. `correct`, `videos` and `interval95` pool all splits.
     """
     streams = [name for name in ("spatial", "temporal") if name in reports[0]]
-    fused = list(reports[0]["fusion"])
+    # A split whose training videos could not teach an SVM has none, and then neither has the mean.
+    fused = [name for name in reports[0]["fusion"] if all(name in report["fusion"] for report in reports)]
     entries = {name: [report[name] for report in reports] for name in streams}
     entries |= {f"fused, {name}": [report["fusion_detail"][name] for report in reports] for name in fused}
     summary = {name: _summary(of_splits) for name, of_splits in entries.items()}
