@@ -292,7 +292,9 @@ def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkey
         config.train.checkpoint_every = 5
         # Validation, too, puts batches on the device; without it the count is of steps.
         config.data.validation_fraction = 0.0
-        train(config, tmp_path / "run")
+        with pytest.raises(SystemExit) as stopped:
+            train(config, tmp_path / "run")
+    assert stopped.value.code == (0 if number == signal.SIGTERM else 130)
     assert "saved at step 4 and stopped" in capsys.readouterr().out
     train(config, tmp_path / "run")
     assert "continues at step 4" in capsys.readouterr().out

@@ -57,14 +57,14 @@ class StopSignals:
     """
 
     def __init__(self):
-        self.wanted = False
+        self.wanted = 0  # the signal's number
         self._before = {}
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._wish)
 
     def _wish(self, number, frame) -> None:
-        self.wanted = True
+        self.wanted = number
         self.restore()
 
     def restore(self) -> None:
@@ -127,7 +127,8 @@ class _Run:
                 progress.update(step, last, lines.text)
                 if stop.wanted and step < last:
                     print(f"{workdir}: saved at step {step} and stopped; the same command continues")
-                    return lines.last
+                    # Not a return: whoever called, the demo say, must not go on with half a training.
+                    raise SystemExit(0 if stop.wanted == signal.SIGTERM else 128 + stop.wanted)
         finally:
             stop.restore()
             progress.close()
