@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,8 @@ class Checkpoints:
 
     def config(self, step: int) -> dict:
         """Return the `config` item of a step: {"config", "tasks", "records", ...} as the run wrote it."""
-        try:
-            with _context():
-                return ocp.load_checkpointables(self.folder / str(step), {"config": None})["config"]
-        # Damage, which orbax reports in many ways.
-        except Exception as error:
-            raise UserError(self._damaged(step, error)) from error
+        with self._reading(step), _context():
+            return ocp.load_checkpointables(self.folder / str(step), {"config": None})["config"]
 
     def restore(self, step: int, abstract_state: Any, mesh: Mesh) -> Any:
         """Return the state of a step, replicated over the mesh; `abstract_state` gives its tree, shapes and dtypes.
@@ -78,34 +76,32 @@ class Checkpoints:
         Raises UserError naming the first array that is stored otherwise (orbax itself would cast dtypes silently).
         """
         self._check_arrays(step, abstract_state)
-        return self._checkpointer.load_checkpointables(step, {"state": _on_mesh(abstract_state, mesh)})["state"]
+        with self._reading(step):
+            return self._checkpointer.load_checkpointables(step, {"state": _on_mesh(abstract_state, mesh)})["state"]
 
     def restore_params(self, step: int, abstract_params: Any, mesh: Mesh) -> Any:
         """Return the parameters of a step alone, without the optimizer's arrays; otherwise as `restore`."""
         wanted = {"params": abstract_params}
         self._check_arrays(step, wanted)
-        try:
-            with _context(partial_load=True):
-                loaded = ocp.load_checkpointables(self.folder / str(step), {"state": _on_mesh(wanted, mesh)})
-        # Damage, which orbax reports in many ways.
-        except Exception as error:
-            raise UserError(self._damaged(step, error)) from error
+        with self._reading(step), _context(partial_load=True):
+            loaded = ocp.load_checkpointables(self.folder / str(step), {"state": _on_mesh(wanted, mesh)})
         return loaded["state"]["params"]
 
-    def _damaged(self, step: int, error: Exception) -> str:
-        others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
-        return (
-            f"{self.folder / str(step)}: damaged ({first_line(error)}); choose another step with "
-            f"--config.eval.checkpoint (there are: {others}), or train again"
-        )
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Turn whatever goes wrong inside into one line: orbax reports damage in many ways."""
+        try:
+            yield
+        except Exception as error:
+            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+            raise UserError(
+                f"{self.folder / str(step)}: damaged ({first_line(error)}); choose another step with "
+                f"--config.eval.checkpoint (there are: {others}), or train again"
+            ) from error
 
     def _check_arrays(self, step: int, wanted: Any) -> None:
-        try:
-            with _context():
-                metadata = ocp.metadata(self.folder / str(step), checkpointable_name="state").metadata
-        # Damage, which orbax reports in many ways.
-        except Exception as error:
-            raise UserError(self._damaged(step, error)) from error
+        with self._reading(step), _context():
+            metadata = ocp.metadata(self.folder / str(step), checkpointable_name="state").metadata
         stored = {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
         for keys, leaf in jax.tree_util.tree_leaves_with_path(wanted):
             found = stored.get(_path(keys))

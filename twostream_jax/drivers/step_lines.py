@@ -21,10 +21,10 @@ AHEAD = 2
 
 
 class StepLines:
-    """Sums the steps' metrics and writes a line at every step that `due` names, once that step's result has come."""
+    """Sums the steps' metrics and writes a line every `log_every` steps, once that step's result has come."""
 
-    def __init__(self, log: MetricsLog | NoLog, due: Callable[[int], bool], batch_size: int, rate: Callable):
-        self._log, self._due, self._batch_size, self._rate = log, due, batch_size, rate
+    def __init__(self, log: MetricsLog | NoLog, log_every: int, batch_size: int, rate: Callable):
+        self._log, self._log_every, self._batch_size, self._rate = log, log_every, batch_size, rate
         self._pending: deque[tuple[int, ClipMetrics]] = deque()
         self._sums = ClipMetrics.empty()
         self._steps, self._wait, self._since = 0, 0.0, time.monotonic()
@@ -52,7 +52,7 @@ class StepLines:
         """Take the metrics of a step just dispatched, and wait for those of `AHEAD` steps before."""
         self._pending.append((step, metrics))
         while len(self._pending) > AHEAD:
-            self._read_oldest({})
+            self._read_oldest()
 
     def require_finite(self) -> None:
         """Wait for the steps under way; UserError where a loss is not a number, before anything is saved."""
@@ -68,9 +68,13 @@ class StepLines:
             )
 
     def drain(self, extra: dict[str, float]) -> None:
-        """Wait for the steps under way; the line of the last of them gets the numbers in `extra` too."""
-        while self._pending:
-            self._read_oldest(extra if len(self._pending) == 1 else {})
+        """Wait for the steps under way and write the line of the last of them, with the numbers in `extra` too.
+
+        Called where a checkpoint is saved, so that no line averages steps from both sides of where a run resumes.
+        """
+        while len(self._pending) > 1:
+            self._read_oldest()
+        self._write(self._take_oldest(), extra)
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:
@@ -81,14 +85,19 @@ class StepLines:
         yield
         self._since += time.monotonic() - begun
 
-    def _read_oldest(self, extra: dict[str, float]) -> None:
+    def _read_oldest(self) -> None:
+        step = self._take_oldest()
+        if step % self._log_every == 0:
+            self._write(step, {})
+
+    def _take_oldest(self) -> int:
+        """Add the oldest step under way to the sums, waiting for it; return its number."""
         step, metrics = self._pending.popleft()
         read = jax.device_get(metrics)
         self._check(step, read.compute()["loss"])
         self._sums = self._sums.merge(read)
         self._steps += 1
-        if self._due(step):
-            self._write(step, extra)
+        return step
 
     def _write(self, step: int, extra: dict[str, float]) -> None:
         now = time.monotonic()

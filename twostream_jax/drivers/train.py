@@ -95,8 +95,8 @@ class _Run:
         for step in saved:
             try:
                 return step, self.checkpoints.restore(step, abstract, self.mesh)
-            # The config agrees, so whatever goes wrong here is damage, which orbax reports in many ways.
-            except Exception as error:
+            # The config agrees, so whatever cannot be read here is damaged.
+            except UserError as error:
                 print(f"checkpoint {step} is damaged and passed over: {first_line(error)}")
         if saved:
             raise UserError(f"{self.checkpoints.folder}: no checkpoint can be read; delete the folder to start afresh")
@@ -111,7 +111,7 @@ class _Run:
         # Every process computes the same numbers; the first one writes them.
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
-        lines = StepLines(log, self._line_is_due, config.train.batch_size, learning_rate(config.optim))
+        lines = StepLines(log, config.train.log_every, config.train.batch_size, learning_rate(config.optim))
         batches = self._batches(table, start)
         progress.update(start, last)
         stop = StopSignals()
@@ -149,10 +149,6 @@ class _Run:
     def _saves_at(self, step: int) -> bool:
         return step % self.config.train.checkpoint_every == 0 or step == self.config.train.steps
 
-    def _line_is_due(self, step: int) -> bool:
-        # At checkpoints too, so that a line never averages steps from before and after the place where a run resumes.
-        return step % self.config.train.log_every == 0 or self._saves_at(step)
-
     def _save(self, step: int, state, lines: StepLines) -> None:
         score = None
         lines.require_finite()
@@ -182,8 +178,7 @@ def _resumable_steps(checkpoints: Checkpoints, setup: Setup, workdir: Path) -> l
     for step in reversed(checkpoints.steps()):
         try:
             stored = checkpoints.config(step)
-        # As in `initial_state`: orbax reports damage in many ways.
-        except Exception as error:
+        except UserError as error:
             print(f"checkpoint {step} is damaged and passed over: {first_line(error)}")
             continue
         if not saved:
