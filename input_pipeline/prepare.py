@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 
 from input_pipeline import codecs, shards, store, workers
-from input_pipeline.datasets import Video, VideoList
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings, check_settings, encode_video, fingerprint, prepare_video
 from input_pipeline.store import DATASET_FILE, Dataset, FlowSettings, StoredVideo
+from input_pipeline.video_list import Video, VideoList
 from input_pipeline.videos import iterate_frames, probe_video
 
 QUARANTINE_FILE = "quarantine.jsonl"
@@ -134,7 +134,7 @@ def _prepare(video_list: VideoList, records: Path, settings: PrepareSettings, on
         facts = finished[video.name]
         size_px, where = (facts.height, facts.width), {folder: places[folder][i] for folder in settings.folders}
         who = (video.name, video.label, video.group, dict(video.subsets))
-        stored.append(StoredVideo(*who, facts.frames, *size_px, facts.bound_px, **where))
+        stored.append(StoredVideo(*who, facts.frames, *size_px, facts.bound_px, facts.source_bytes, **where))
     dataset = _describe(video_list, settings, tuple(stored), files, size, len(reasons))
     shards.write_atomically(records / DATASET_FILE, store.format_dataset(dataset))
     return dataset
@@ -231,7 +231,7 @@ def _time_video(video: Video, settings: PrepareSettings) -> tuple[float, float, 
     if len(frames) < 2:
         raise UserError(f"{video.path}: one frame")
     start = time.perf_counter()
-    records, _ = encode_video(video.name, frames[:2], settings)
+    records = encode_video(video.name, frames[:2], settings).records
     pair_s = time.perf_counter() - start
     pair_bytes = sum(len(record) for folder in settings.folders[1:] for record in records[folder])
     return frame_s, pair_s, sum(map(len, records["rgb"])) / 2, pair_bytes

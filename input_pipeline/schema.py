@@ -24,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 
 # Stands in every dataset.json; a reader refuses any other.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 STREAMS = ("rgb", "flow")
 SUBSETS = ("train", "validation", "test")

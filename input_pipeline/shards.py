@@ -21,6 +21,17 @@ _WRITER_OPTIONS = "group_size:1"
 
 
 @dataclass(frozen=True)
+class EncodedVideo:
+    """A video as it is stored: its facts, and {folder: its records in order}."""
+
+    frames: int
+    height: int  # px
+    width: int
+    bound_px: float | None  # None without flow
+    records: dict[str, list[bytes]]
+
+
+@dataclass(frozen=True)
 class FinishedVideo:
     """What is known of a video whose records lie in the folder of finished videos."""
 
@@ -30,6 +41,7 @@ class FinishedVideo:
     bound_px: float | None
     records: dict[str, int]  # folder ("rgb", "flow", ...) -> number of records
     sizes: dict[str, int]  # folder -> bytes of its records
+    source_bytes: int  # size of what it was made from
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -39,19 +51,26 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     aside.replace(path)
 
 
-def write_finished(partial: pathlib.Path, name: str, fingerprint: str, finished: FinishedVideo, records: dict) -> None:
-    """Keep a finished video's records, {folder: [bytes]}, in the folder `partial` until the merge.
+def write_finished(
+    partial: pathlib.Path, name: str, fingerprint: str, encoded: EncodedVideo, source_bytes: int
+) -> FinishedVideo:
+    """Keep a video's records in the folder `partial` until the merge; return what is known of it.
 
     `fingerprint` names everything the records depend on. The small JSON file comes last and says that the rest is whole.
     Raises OSError when the disk refuses.
     """
-    for folder, content in records.items():
+    sizes = {folder: sum(map(len, content)) for folder, content in encoded.records.items()}
+    counts = {folder: len(content) for folder, content in encoded.records.items()}
+    facts = (encoded.frames, encoded.height, encoded.width, encoded.bound_px)
+    finished = FinishedVideo(*facts, counts, sizes, source_bytes)
+    for folder, content in encoded.records.items():
         path = _partial_file(partial, name, folder)
         aside = path.with_name(f"{path.name}.tmp")
         _write_records(aside, content)
         aside.replace(path)
     plain = {"fingerprint": fingerprint} | dataclasses.asdict(finished)
     write_atomically(_partial_file(partial, name, "json"), json.dumps(plain))
+    return finished
 
 
 def read_finished(partial: pathlib.Path, name: str, fingerprint: str) -> FinishedVideo | None:

@@ -6,21 +6,21 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from input_pipeline import codecs, shards
-from input_pipeline.datasets import Video
 from input_pipeline.opencv_flow import compute_flow, grey
 from input_pipeline.schema import FLOW_METHODS, SCHEMA_VERSION, UserError, quantise_flow
-from input_pipeline.videos import read_video
+from input_pipeline.video_list import Video
+from input_pipeline.videos import iterate_frames
 
 # Below this a video's own bound says nothing, and a still video would divide by zero.
 _SMALLEST_BOUND_PX = 1e-3
-# Pairs whose float flow is held at once: at 340x256 px 45 MB, where a whole video may take gigabytes.
+# Pairs of frames held at once, with their float flow: at 340x256 px 60 MB, where a whole video may take gigabytes.
 _PAIRS_AT_ONCE = 64
 
 
@@ -34,10 +34,13 @@ class PrepareSettings:
     backward: bool
     max_bad_fraction: float
     processes: int  # 0: one a core
+    given: tuple[str, ...] = ()  # streams that lie there as JPEGs and are taken over (VideoList.given); () decodes
 
     @property
     def folders(self) -> tuple[str, ...]:
         """The record folders that these settings fill."""
+        if self.given:
+            return self.given
         if self.method == "none":
             return ("rgb",)
         return ("rgb", "flow", "flow_backward") if self.backward else ("rgb", "flow")
@@ -59,61 +62,104 @@ def check_settings(settings: PrepareSettings) -> None:
 def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings) -> shards.FinishedVideo | str:
     """Keep one video's records in `partial`; return its facts, or the reason why the video must be set aside."""
     try:
-        frames = read_video(video.path, settings.short_side)
-        if settings.method != "none" and len(frames) < 2:
-            return "one frame; at least 2 are needed for flow"
-        records, bound_px = encode_video(video.name, frames, settings)
+        # Before decoding: a file that grows meanwhile then counts as another one.
+        made_from, source_bytes = fingerprint(video, settings), video.size_bytes()
+        encoded = encode_source(video, settings)
     except UserError as error:
         return str(error).removeprefix(f"{video.path}: ")
     except MemoryError:
         return "too long for this machine's memory"
-    sizes = {folder: sum(map(len, content)) for folder, content in records.items()}
-    counts = {folder: len(content) for folder, content in records.items()}
-    finished = shards.FinishedVideo(*frames.shape[:3], bound_px, counts, sizes)
-    shards.write_finished(partial, video.name, fingerprint(video, settings), finished, records)
-    return finished
+    return shards.write_finished(partial, video.name, made_from, encoded, source_bytes)
 
 
-def encode_video(
-    name: str, frames: np.ndarray, settings: PrepareSettings
-) -> tuple[dict[str, list[bytes]], float | None]:
-    """Return ({folder: records}, bound px or None) of a video's frames, uint8 RGB [F, H, W, 3].
+def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:
+    """Return a video's records, whatever it comes from. Raises UserError ("<path>: <reason>") where it cannot be used."""
+    encoded = encode_video(video.name, iterate_frames(video.path, settings.short_side), settings)
+    if settings.method != "none" and encoded.frames < 2:
+        raise UserError("one frame; at least 2 are needed for flow")
+    return encoded
+
+
+def encode_video(name: str, frames: Iterable[np.ndarray], settings: PrepareSettings) -> shards.EncodedVideo:
+    """Return the records of a video's frames, uint8 RGB [H, W, 3] each, of which a few are held at a time.
 
     Raises UserError when the flow method refuses the frames; DIS does below 12 px.
     """
-    records = {"rgb": [codecs.serialise_frame(name, i, codecs.encode_frame(frame)) for i, frame in enumerate(frames)]}
-    if settings.method == "none":
-        return records, None
-    planes = grey(frames)
-    flows = {folder: _flow_chunks(planes, settings.method, folder) for folder in settings.folders[1:]}
-    bound_px = settings.bound_px
-    if bound_px == "video":
-        flows = {folder: list(chunks) for folder, chunks in flows.items()}
-        largest = max(float(np.abs(chunk).max()) for chunks in flows.values() for chunk in chunks)
-        bound_px = max(_SMALLEST_BOUND_PX, largest)
-    for folder, chunks in flows.items():
-        fields = itertools.chain.from_iterable(chunks)
-        records[folder] = [_encode_field(name, i, field, bound_px) for i, field in enumerate(fields)]
-    return records, float(bound_px)
+    records: dict[str, list[bytes]] = {folder: [] for folder in settings.folders}
+    fields = _Fields(name, settings)
+    last = []
+    for chunk in _chunks(frames, _PAIRS_AT_ONCE):
+        shape = chunk[0].shape
+        first = len(records["rgb"])
+        records["rgb"] += [codecs.serialise_frame(name, first + i, codecs.encode_frame(f)) for i, f in enumerate(chunk)]
+        if settings.method != "none":
+            planes = grey(np.stack(last + chunk))
+            last = chunk[-1:]
+            fields.add(planes)
+    records |= fields.finish()
+    return shards.EncodedVideo(len(records["rgb"]), shape[0], shape[1], fields.bound_px, records)
+
+
+class _Fields:
+    """The records of a video's flow, made chunk by chunk.
+
+    The bound `video` is known only at the end: then the float flow of all fields is held until there.
+    """
+
+    def __init__(self, name: str, settings: PrepareSettings):
+        self._name, self._method = name, settings.method
+        self._records: dict[str, list[bytes]] = {folder: [] for folder in settings.folders[1:]}
+        self._held: dict[str, list[np.ndarray]] = {folder: [] for folder in settings.folders[1:]}
+        self._largest = _SMALLEST_BOUND_PX
+        self.bound_px: float | None = None
+        if self._records and settings.bound_px != "video":
+            self.bound_px = float(settings.bound_px)
+
+    def add(self, planes: np.ndarray) -> None:
+        """Take the flow between these grey frames [F, H, W], the first of which is the last of the call before."""
+        if len(planes) < 2:
+            return
+        for folder in self._records:
+            flow = _compute_flow(planes, self._method, folder)
+            if self.bound_px is None:
+                self._largest = max(self._largest, float(np.abs(flow).max()))
+                self._held[folder].append(flow)
+            else:
+                self._encode(folder, flow)
+
+    def finish(self) -> dict[str, list[bytes]]:
+        """Return {folder: records} of all fields."""
+        if self._records and self.bound_px is None:
+            self.bound_px = self._largest
+        for folder, held in self._held.items():
+            for flow in held:
+                self._encode(folder, flow)
+        return self._records
+
+    def _encode(self, folder: str, flow: np.ndarray) -> None:
+        records = self._records[folder]
+        for field in flow:
+            x, y = codecs.encode_field(quantise_flow(field, self.bound_px).transpose(2, 0, 1))
+            mean = codecs.mean_of_stored(x, y, self.bound_px)
+            records.append(codecs.serialise_field(self._name, len(records), x, y, mean))
 
 
 def fingerprint(video: Video, settings: PrepareSettings) -> str:
     """Return a hash of all that a finished video's records depend on, the size of the video file included."""
     made_by = (SCHEMA_VERSION, codecs.JPEG_QUALITY, cv2.__version__)
     made_how = (settings.short_side, settings.method, settings.bound_px, settings.backward)
-    size = video.path.stat().st_size if video.path.is_file() else 0
-    return hashlib.sha256(json.dumps([*made_by, *made_how, video.name, size]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*made_by, *made_how, video.name, video.size_bytes()]).encode()).hexdigest()
 
 
-def _flow_chunks(planes: np.ndarray, method: str, folder: str) -> Iterator[np.ndarray]:
-    for first in range(0, len(planes) - 1, _PAIRS_AT_ONCE):
-        try:
-            yield compute_flow(planes[first : first + _PAIRS_AT_ONCE + 1], method, folder == "flow_backward")
-        except cv2.error as error:
-            size = f"{planes.shape[2]}x{planes.shape[1]}"
-            raise UserError(f"flow.method {method} fails on frames of {size} px ({error.err})") from error
+def _chunks(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    rest = iter(frames)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk
 
 
-def _encode_field(name: str, index: int, flow: np.ndarray, bound_px: float) -> bytes:
-    x, y = codecs.encode_field(quantise_flow(flow, bound_px).transpose(2, 0, 1))
-    return codecs.serialise_field(name, index, x, y, codecs.mean_of_stored(x, y, bound_px))
+def _compute_flow(planes: np.ndarray, method: str, folder: str) -> np.ndarray:
+    try:
+        return compute_flow(planes, method, folder == "flow_backward")
+    except cv2.error as error:
+        size = f"{planes.shape[2]}x{planes.shape[1]}"
+        raise UserError(f"flow.method {method} fails on frames of {size} px ({error.err})") from error

@@ -42,7 +42,8 @@ class StoredVideo:
     height: int  # px, as stored
     width: int
     bound_px: float | None  # the px per frame that level 255 stands for; None without flow
-    rgb: tuple[int, int]
+    source_bytes: int  # size of what it was made from
+    rgb: tuple[int, int] | None = None
     flow: tuple[int, int] | None = None
     flow_backward: tuple[int, int] | None = None
 
@@ -207,7 +208,8 @@ class Records:
         stored = self.videos[video]
         place = getattr(stored, folder)
         if place is None:
-            remedy = "flow.backward=True" if folder == "flow_backward" else "a flow.method other than none"
+            remedies = {"rgb": "its RGB frames", "flow": "a flow.method other than none"}
+            remedy = remedies.get(folder, "flow.backward=True")
             raise UserError(f"data.records: {self.path} holds no {folder}; prepare another folder with {remedy}")
         number, first = place
         limit = stored.frames if folder == "rgb" else stored.frames - 1

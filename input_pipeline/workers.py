@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 
-from input_pipeline.datasets import Video
+from input_pipeline.video_list import Video
 
 DIED = "its worker process died: a crash in the decoder, or too little memory"
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from input_pipeline import datasets
 from input_pipeline.datasets import list_videos
 from input_pipeline.schema import UserError
 from input_pipeline.subsets import select
+from input_pipeline.video_list import VIDEO_SUFFIXES
 
 
 def section(kind: str, **values) -> SimpleNamespace:
@@ -145,7 +145,7 @@ def test_classes_and_missing_videos(tmp_path, caplog):
 
 
 def test_plain_class_folders(tmp_path):
-    names = [f"run/clip{i}{suffix}" for i, suffix in enumerate(datasets.VIDEO_SUFFIXES)]
+    names = [f"run/clip{i}{suffix}" for i, suffix in enumerate(VIDEO_SUFFIXES)]
     root = touch(tmp_path / "Set", *names, "walk/c.MP4", "walk/notes.txt", "walk/._c.avi", ".git/x/a.avi", "docs/a.md")
     listed = list_videos(section("folder", videos=str(root)))
     assert (listed.name, listed.classes, listed.splits) == ("set", ("run", "walk"), ("1",))

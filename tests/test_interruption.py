@@ -113,6 +113,6 @@ def test_an_interruption_while_merging_resumes(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(videos, tmp_path / "r", SETTINGS, stop)
     (tmp_path / "r" / "rgb" / "rgb-all.array_record-00007-of-00009").write_text("left by a run with other shards")
-    monkeypatch.setattr(stages, "read_video", None)
+    monkeypatch.setattr(stages, "iterate_frames", None)
     run(videos, tmp_path / "r")
     assert hashes(tmp_path / "r") == hashes(tmp_path / "whole")

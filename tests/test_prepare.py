@@ -12,10 +12,10 @@ import pytest
 from tiny_clips import SETTINGS, hashes, listed, run, tiny_list, write_clip
 
 from input_pipeline import prepare, shards, stages
-from input_pipeline.datasets import Video, VideoList
 from input_pipeline.opencv_flow import compute_flow
 from input_pipeline.schema import UserError, dequantise_flow
 from input_pipeline.store import Records, read_dataset
+from input_pipeline.video_list import Video, VideoList
 from input_pipeline.videos import read_video
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -133,7 +133,7 @@ def test_a_finished_folder_is_left_alone(tmp_path, monkeypatch):
     dataset = run(videos, tmp_path / "r")
     (tmp_path / "r" / ".partial").mkdir()  # killed just before it was removed
     before = hashes(tmp_path / "r")
-    monkeypatch.setattr(stages, "read_video", None)
+    monkeypatch.setattr(stages, "iterate_frames", None)
     said = []
     assert prepare.prepare(videos, tmp_path / "r", SETTINGS, lambda *progress: said.append(progress)) == dataset
     assert said == [(3, 3, f"nothing to do, {tmp_path / 'r'} is complete")]
@@ -209,8 +209,8 @@ def test_too_many_bad_videos_stop_the_run_and_keep_the_rest(tmp_path, monkeypatc
     assert str(error.value).startswith(words)
     assert (tmp_path / "r" / "quarantine.jsonl").read_text().count("no such file") == 2
     # Half is not more than half; the good videos are not read again.
-    real, read = stages.read_video, []
-    monkeypatch.setattr(stages, "read_video", lambda path, side: read.append(path.stem) or real(path, side))
+    real, read = stages.iterate_frames, []
+    monkeypatch.setattr(stages, "iterate_frames", lambda path, side: read.append(path.stem) or real(path, side))
     assert run(videos, tmp_path / "r", max_bad_fraction=0.5).counts["videos"] == 2
     assert read == ["bad", "worse"]
 
@@ -262,7 +262,7 @@ def test_estimate_counts_by_the_containers(tmp_path, monkeypatch):
 
 
 def record_bytes(video):
-    records, _ = stages.encode_video(video.name, read_video(video.path, 32), SETTINGS)
+    records = stages.encode_video(video.name, read_video(video.path, 32), SETTINGS).records
     return sum(len(record) for content in records.values() for record in content)
 
 

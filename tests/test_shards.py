@@ -4,8 +4,8 @@ import pytest
 from tiny_clips import SETTINGS, run, tiny_list, write_clip
 
 from input_pipeline import shards, stages
-from input_pipeline.datasets import Video, VideoList
 from input_pipeline.schema import UserError
+from input_pipeline.video_list import Video, VideoList
 
 
 def test_shards_are_filled_in_order(monkeypatch):

@@ -11,8 +11,9 @@ from input_pipeline.videos import read_video
 
 def test_bound_of_a_still_video_is_not_zero(tmp_path):
     still = np.zeros((3, 32, 48, 3), np.uint8)
-    records, bound_px = stages.encode_video("still", still, dataclasses.replace(SETTINGS, bound_px="video"))
-    assert bound_px == 1e-3
+    encoded = stages.encode_video("still", still, dataclasses.replace(SETTINGS, bound_px="video"))
+    records = encoded.records
+    assert encoded.bound_px == 1e-3
     # Zero flow rounds to level 128 (half to even of 127.5), that is bound / 255.
     mean = codecs.parse_field(records["flow"][0])[-1]
     np.testing.assert_allclose(mean, 1e-3 / 255, rtol=1e-4)
@@ -20,9 +21,13 @@ def test_bound_of_a_still_video_is_not_zero(tmp_path):
 
 def test_long_videos_are_cut_into_chunks_without_a_seam(tmp_path, monkeypatch):
     frames = read_video(write_clip(tmp_path / "clip.avi", frames=8), 32)
-    whole = stages.encode_video("clip", frames, SETTINGS)
-    monkeypatch.setattr(stages, "_PAIRS_AT_ONCE", 3)
-    assert stages.encode_video("clip", frames, SETTINGS) == whole
+    settings = [dataclasses.replace(SETTINGS, backward=True, bound_px=bound) for bound in (8.0, "video")]
+    whole = [stages.encode_video("clip", frames, each) for each in settings]
+    assert [len(whole[0].records[folder]) for folder in ("rgb", "flow", "flow_backward")] == [8, 7, 7]
+    for size in (1, 3, 7, 8):
+        monkeypatch.setattr(stages, "_PAIRS_AT_ONCE", size)
+        # A generator, as videos come: it can be passed once and has no length.
+        assert [stages.encode_video("clip", (f for f in frames), each) for each in settings] == whole
 
 
 def test_fingerprint_follows_what_records_depend_on(tmp_path):
@@ -47,7 +52,7 @@ def test_a_video_that_does_not_fit_is_set_aside(tmp_path, monkeypatch):
     def fail(path, short_side):
         raise MemoryError
 
-    monkeypatch.setattr(stages, "read_video", fail)
+    monkeypatch.setattr(stages, "iterate_frames", fail)
     video = listed(tmp_path, ["huge"]).videos[0]
     assert stages.prepare_video(video, tmp_path, SETTINGS) == "too long for this machine's memory"
 

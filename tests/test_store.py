@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from input_pipeline import codecs, shards, store
-from input_pipeline.datasets import Video, VideoList
 from input_pipeline.prepare import PrepareSettings, prepare
 from input_pipeline.schema import UserError
 from input_pipeline.store import Records, read_dataset
+from input_pipeline.video_list import Video, VideoList
 
 SIZES = {"b/short": (4, 32, 48), "a/long": (9, 40, 32), "c": (2, 32, 32)}
 
@@ -138,7 +138,7 @@ def test_dataset_json_survives_a_round_trip(folder):
     text = (folder / "dataset.json").read_text()
     dataset = read_dataset(folder)
     assert store.format_dataset(dataset) == text
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == store.SCHEMA_VERSION
     # One line a video, and one for each other key.
     assert sum(line.startswith('{"name": ') for line in text.splitlines()) == 3
 
@@ -164,7 +164,7 @@ def test_folder_without_dataset_json_is_named(tmp_path):
     assert str(error.value) == f"data.records: {tmp_path} holds no dataset.json; run --mode=prepare first"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2}', "\xff"])
 def test_unreadable_dataset_json_is_named(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"dataset\.json: cannot be read \(.*delete the folder"):
@@ -173,8 +173,8 @@ def test_unreadable_dataset_json_is_named(tmp_path, text):
 
 def test_other_schema_version_is_refused(copy):
     file = copy / "dataset.json"
-    file.write_text(file.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(UserError, match=r"has schema version 2, but this program reads 1; run --mode=prepare into"):
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(UserError, match=r"has schema version 1, but this program reads 2; run --mode=prepare into"):
         read_dataset(copy)
 
 

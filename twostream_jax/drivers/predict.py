@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.datasets import Video, VideoList
 from input_pipeline.prepare import QUARANTINE_FILE, PrepareSettings, estimate, prepare
 from input_pipeline.schema import UserError
 from input_pipeline.store import Records
+from input_pipeline.video_list import Video, VideoList
 from twostream_jax import mesh as meshes
 from twostream_jax import validate
 from twostream_jax.checkpoint import Checkpoints, choose_step

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from input_pipeline import store, synthetic
-from input_pipeline.datasets import VideoList, list_videos
+from input_pipeline.datasets import list_videos
 from input_pipeline.prepare import Estimate, PrepareSettings, estimate, prepare
 from input_pipeline.schema import UserError
 from input_pipeline.store import Dataset
+from input_pipeline.video_list import VideoList
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.run_log import Progress
 

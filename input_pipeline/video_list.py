@@ -1,0 +1,99 @@
+"""A list of videos, and the paths that lists of every kind are made of."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from input_pipeline.schema import UserError
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp")
+
+
+class Source(Protocol):
+    """Where the frames of a video come from that is no file of its own."""
+
+    def exists(self) -> bool:
+        """Return whether it is there."""
+
+    def size_bytes(self) -> int:
+        """Return its size on disk; another size means another content."""
+
+    def count_frames(self) -> int:
+        """Return how many frames it has, as far as is known without decoding one."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video: `subsets` maps a split's name to "train" or "test"; a split it has no part in is absent."""
+
+    name: str  # relative posix path without suffix, e.g. "Biking/v_Biking_g01_c04"
+    path: Path  # the file or folder that messages name
+    label: int  # 0-based position in VideoList.classes
+    group: str  # source of the clip; folds and held-out validation groups never divide one
+    subsets: dict[str, str]
+    source: Source | None = None  # None: the file at `path`
+
+    def exists(self) -> bool:
+        """Return whether there is something to decode."""
+        return self.source.exists() if self.source else self.path.is_file()
+
+    def size_bytes(self) -> int:
+        """Return the size of what is decoded, 0 where there is nothing."""
+        if not self.exists():
+            return 0
+        return self.source.size_bytes() if self.source else self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """The videos of a data set, sorted by name, names unique."""
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    videos: tuple[Video, ...]
+    given: tuple[str, ...] = ()  # streams ("rgb", "flow") that lie there as JPEGs and are taken over; () decodes
+
+
+def existing_folder(key: str, value: str) -> Path:
+    """Return the absolute path of an existing folder, links kept."""
+    if not value:
+        raise UserError(f"{key} is empty: give a folder")
+    folder = Path(os.path.abspath(os.path.expanduser(value)))
+    if not folder.is_dir():
+        raise UserError(f"{key}={value} is not a folder")
+    return folder
+
+
+def inside(root: Path, entry: str, where: str) -> Path:
+    """Return root/entry, which must lie in `root` by name (a link in there may lead elsewhere)."""
+    path = Path(os.path.normpath(root / entry))
+    if root not in path.parents:
+        raise UserError(f"{where}: {entry} lies outside the videos folder {root}: move it in or set data.videos")
+    return path
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are not hidden, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def video_files(folders: Iterable[Path]) -> list[Path]:
+    """Return the files with a video's suffix, whatever its case, that lie in these folders."""
+    return [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def clean_name(name: str) -> str:
+    """Return a name fit for a file: lower case, other signs than letters, digits, _ and - as one dash."""
+    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "videos"
