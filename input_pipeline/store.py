@@ -202,6 +202,23 @@ class Records:
             fields.append((x, y, mean))
         return fields
 
+    def raw(self, folder: str, video: int) -> list[bytes]:
+        """Return all of a video's records in `folder` as they lie there; nothing is decoded."""
+        stored = self.videos[video]
+        return self._read(folder, video, range(stored.frames if folder == "rgb" else stored.frames - 1))
+
+    def check(self, folder: str, video: int, index: int) -> None:
+        """Raise UserError unless one record can be read and decoded, and is of its video and of the video's size."""
+        if folder == "rgb":
+            (jpeg,) = self.frame_jpegs(video, [index])
+            shapes = [self.decode(codecs.decode_frame, jpeg, folder, video, index).shape[:2]]
+        else:
+            ((x, y, _),) = self.field_jpegs(video, [index], folder == "flow_backward")
+            shapes = [self.decode(codecs.decode_grey, plane, folder, video, index).shape for plane in (x, y)]
+        if any(shape != self._size(video) for shape in shapes):
+            where = self._whereabouts(folder, video, index)
+            raise UserError(f"{where}: {shapes[0]} px instead of {self._size(video)}; prepare or copy it again")
+
     def _read(self, folder: str, video: int, indices: Sequence[int]) -> list[bytes]:
         if not 0 <= video < len(self.videos):
             raise IndexError(f"video {video} of {len(self.videos)} in {self.path}")

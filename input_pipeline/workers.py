@@ -22,14 +22,14 @@ DIED = "its worker process died: a crash in the decoder, or too little memory"
 Job = Callable[[Video], Any]
 
 
-def run(videos: Sequence[Video], job: Job, processes: int) -> Iterator[tuple[Video, Any]]:
+def run(videos: Sequence[Video], job: Job, processes: int, inline: bool = False) -> Iterator[tuple[Video, Any]]:
     """Yield (video, job(video)) of every video, in the order in which they finish.
 
-    A video on which a worker process dies is yielded with `DIED`. With one process the job runs in this one, where such
-    a video ends the run. An exception of the job passes through; closing the iterator stops all work at once. Workers
+    A video on which a worker process dies is yielded with `DIED`; `inline`, the job runs in this process, where such a
+    video ends the run. An exception of the job passes through; closing the iterator stops all work at once. Workers
     are spawned, so that they hold neither threads nor locks of this process.
     """
-    if processes == 1:
+    if inline:
         yield from ((video, job(video)) for video in videos)
         return
     left = deque(videos)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from input_pipeline import codecs, shards, store
-from input_pipeline.prepare import PrepareSettings, prepare
+from input_pipeline.prepare import prepare
 from input_pipeline.schema import UserError
+from input_pipeline.stages import PrepareSettings
 from input_pipeline.store import Records, read_dataset
 from input_pipeline.video_list import Video, VideoList
 

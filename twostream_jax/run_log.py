@@ -97,6 +97,13 @@ class Progress:
         self._stream.write(f"\r{line}\033[K" if self._terminal else line + "\n")
         self._stream.flush()
 
+    def say(self, line: str) -> None:
+        """Print a whole line on standard output without tearing the rewritten one."""
+        if self._terminal:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
+        print(line, flush=True)
+
     def __enter__(self) -> Progress:
         return self
 

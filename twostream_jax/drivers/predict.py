@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.prepare import QUARANTINE_FILE, PrepareSettings, estimate, prepare
+from input_pipeline.estimate import estimate
+from input_pipeline.prepare import prepare
+from input_pipeline.quarantine import read_quarantine
 from input_pipeline.schema import UserError
+from input_pipeline.stages import PrepareSettings
 from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 from twostream_jax import mesh as meshes
@@ -100,9 +102,7 @@ def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
 
 def _reason(folder: Path) -> str:
     """Return why the video was set aside; empty when it was not."""
-    path = folder / QUARANTINE_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return json.loads(lines[0])["reason"] if lines else ""
+    return next((line["reason"] for line in read_quarantine(folder).values()), "")
 
 
 def _top(classes: list[str], probs: np.ndarray) -> list[dict]:

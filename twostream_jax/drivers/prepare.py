@@ -7,8 +7,10 @@ from pathlib import Path
 
 from input_pipeline import store, synthetic
 from input_pipeline.datasets import list_videos
-from input_pipeline.prepare import Estimate, PrepareSettings, estimate, prepare
+from input_pipeline.estimate import Estimate, check_room, estimate, size_words
+from input_pipeline.prepare import prepare, verify
 from input_pipeline.schema import UserError
+from input_pipeline.stages import PrepareSettings
 from input_pipeline.store import Dataset
 from input_pipeline.video_list import VideoList
 from twostream_jax.drivers.setup import check_values
@@ -21,11 +23,43 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     What it will cost is printed first, and a dry run stops there, returning None; where the records are complete there
     is nothing left to do, and they are described.
     """
+    _check(config)
+    videos = list_config_videos(config)
+    settings, records = prepare_settings(config), Path(config.data.records)
+    if not (records / store.DATASET_FILE).exists():
+        cost = estimate(videos, settings)
+        print(estimate_line(videos, cost))
+        check_room(records, cost)
+    elif dry_run:
+        print(dataset_line(config.data.records, store.read_dataset(records)))
+    if dry_run:
+        return None
+    with Progress(f"prepare {records}", "videos") as progress:
+        dataset = prepare(videos, records, settings, progress.update, progress.say)
+    print(dataset_line(config.data.records, dataset))
+    return dataset
+
+
+def verify_records(config) -> None:
+    """Check every file of `data.records` against its checksum, name what is damaged and repair it from the videos.
+
+    The videos are looked for only where something is damaged. Raises UserError when damage remains.
+    """
+    _check(config)
+    records = Path(config.data.records)
+    with Progress(f"verify {records}", "files") as progress:
+        verify(lambda: list_config_videos(config), records, prepare_settings(config), progress.update, progress.say)
+
+
+def _check(config) -> None:
     check_values(config)
     if not config.data.records:
         raise UserError("data.records is empty: name the folder that is to hold the records")
-    videos = list_config_videos(config)
-    settings = PrepareSettings(
+
+
+def prepare_settings(config) -> PrepareSettings:
+    """Return what of a config decides over records."""
+    return PrepareSettings(
         short_side=config.data.short_side,
         method=config.flow.method,
         bound_px=config.flow.bound_px,
@@ -33,14 +67,6 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
     )
-    if not (Path(config.data.records) / store.DATASET_FILE).exists():
-        print(estimate_line(videos, estimate(videos, settings)))
-        if dry_run:
-            return None
-    with Progress(f"prepare {config.data.records}", "videos") as progress:
-        dataset = prepare(videos, Path(config.data.records), settings, progress.update)
-    print(dataset_line(config.data.records, dataset))
-    return dataset
 
 
 def list_config_videos(config) -> VideoList:
@@ -58,9 +84,12 @@ def list_config_videos(config) -> VideoList:
 
 def estimate_line(videos: VideoList, cost: Estimate) -> str:
     """Return the line that says what prepare is about to do."""
+    seconds = 3600 * cost.hours
+    time = (
+        f"{cost.hours:.2g} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    )
     return (
-        f"{videos.name}: {cost.videos} videos, {cost.pairs} flow pairs, "
-        f"about {cost.hours:.2g} h and {cost.gigabytes:.2g} GB"
+        f"{videos.name}: {cost.videos} videos, {cost.pairs} flow pairs, about {time} and {size_words(cost.gigabytes)}"
     )
 
 
@@ -71,5 +100,5 @@ def dataset_line(records: str, dataset: Dataset) -> str:
     bad = f", {counts['quarantined']} set aside (see {records}/quarantine.jsonl)" if counts["quarantined"] else ""
     return (
         f"{records}: {counts['videos']} videos, {counts['frames']} frames, {counts['pairs']} {flow} pairs, "
-        f"{counts['bytes'] / 1e6:.1f} MB{bad}"
+        f"{size_words(counts['bytes'] / 1e9)}{bad}"
     )
