@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 
-from input_pipeline import store
+from input_pipeline import dataset_file
+from input_pipeline.dataset_file import Dataset
 from input_pipeline.quarantine import content_of, read_quarantine
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
-from input_pipeline.store import Dataset
 from input_pipeline.video_list import Video, VideoList
 
 _SHOWN = 3  # names an error shows
@@ -98,7 +98,7 @@ def _relabel(dataset: Dataset, video_list: VideoList, listed: dict[str, Video]) 
         for video, now in ((video, listed[video.name]) for video in dataset.videos)
     )
     lists = {"classes": tuple(video_list.classes), "splits": tuple(video_list.splits)}
-    return replace(dataset, videos=videos, checksum=store.checksum(dataset.files, videos), **lists)
+    return replace(dataset, videos=videos, checksum=dataset_file.checksum(dataset.files, videos), **lists)
 
 
 def _membership(video, dataset: Dataset) -> tuple:

@@ -18,15 +18,16 @@ from pathlib import Path
 
 import cv2
 
-from input_pipeline import codecs, shards, store, workers
+from input_pipeline import codecs, dataset_file, shards, workers
 from input_pipeline import verify as verification
 from input_pipeline.changes import Changes, changes_since
+from input_pipeline.dataset_file import DATASET_FILE, Dataset, FlowSettings, StoredVideo
 from input_pipeline.estimate import processes
 from input_pipeline.folder_lock import folder_lock
 from input_pipeline.quarantine import QUARANTINE_FILE, write_quarantine
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings, check_settings, fingerprint, prepare_video
-from input_pipeline.store import DATASET_FILE, Dataset, FlowSettings, Records, StoredVideo
+from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 
 PARTIAL_FOLDER = ".partial"
@@ -65,7 +66,7 @@ def prepare(
             if changes and not changes.videos:
                 count = len(changes.relabelled)
                 say(f"{count} videos have another label, group or split than before: {DATASET_FILE} is written anew")
-                shards.write_atomically(records / DATASET_FILE, store.format_dataset(changes.dataset))
+                shards.write_atomically(records / DATASET_FILE, dataset_file.format_dataset(changes.dataset))
                 return changes.dataset
             if changes:
                 _reopen(records, changes, video_list, settings, partial, say)
@@ -81,7 +82,7 @@ def verify(
     """
     with _refusals_named(records):
         damages = verification.find_damage(records, on_progress)
-        dataset = store.read_dataset(records)
+        dataset = dataset_file.read_dataset(records)
         for line in itertools.chain.from_iterable(damage.lines(dataset) for damage in damages):
             say(line)
         if not damages:
@@ -125,7 +126,7 @@ def _changes(video_list: VideoList, records: Path, settings: PrepareSettings) ->
     """Return what has changed since the records were completed, or None where they are not complete."""
     if not (records / DATASET_FILE).is_file():
         return None
-    return changes_since(store.read_dataset(records), video_list, records, settings)
+    return changes_since(dataset_file.read_dataset(records), video_list, records, settings)
 
 
 def _reopen(
@@ -172,7 +173,7 @@ def _prepare(
         who = (video.name, video.label, video.group, dict(video.subsets))
         stored.append(StoredVideo(*who, facts.frames, *size_px, facts.bound_px, facts.source_bytes, **where))
     dataset = _describe(video_list, settings, tuple(stored), files, size, len(reasons))
-    shards.write_atomically(records / DATASET_FILE, store.format_dataset(dataset))
+    shards.write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
     return dataset
 
 
@@ -247,7 +248,7 @@ def _describe(
         jpeg_quality=codecs.JPEG_QUALITY,
         flow=flow,
         counts=counts,
-        checksum=store.checksum(files, stored),
+        checksum=dataset_file.checksum(files, stored),
         files=files,
         videos=stored,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from input_pipeline.store import RecordFile
+from input_pipeline.dataset_file import RecordFile
 
 # Few enough files for a whole data set, small enough to copy one by one.
 SHARD_BYTES = 256 * 2**20

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from input_pipeline import shards, store
+from input_pipeline import dataset_file, shards
 from input_pipeline.changes import check_same_opencv, check_same_settings
+from input_pipeline.dataset_file import Dataset
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
-from input_pipeline.store import Dataset, Records
+from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 
 _SHOWN = 3  # records of a video that a line names
@@ -49,11 +50,11 @@ def find_damage(path: Path, on_file: Callable[[int, int, str], None]) -> list[Da
     Every file's SHA-256 is compared; only in a file that differs is every record read. Raises UserError where
     dataset.json itself is damaged, which nothing else could tell how to mend.
     """
-    dataset = store.read_dataset(path)
-    if dataset.checksum != store.checksum(dataset.files, dataset.videos):
+    dataset = dataset_file.read_dataset(path)
+    if dataset.checksum != dataset_file.checksum(dataset.files, dataset.videos):
         raise UserError(
-            f"{path / store.DATASET_FILE}: its checksum does not fit its content, it was edited or damaged; copy it again, "
-            "or delete the folder and run --mode=prepare again"
+            f"{path / dataset_file.DATASET_FILE}: its checksum does not fit its content, it was edited or "
+            "damaged; copy it again, or delete the folder and run --mode=prepare again"
         )
     every = [(folder, number) for folder, files in dataset.files.items() for number in range(len(files))]
     damages = []
@@ -79,7 +80,7 @@ def repair(
     `make` prepares videos into the folder `partial`. A file is replaced only by one with the stored checksum; UserError
     where a video has changed, is gone, or another OpenCV would make other flow.
     """
-    dataset = store.read_dataset(path)
+    dataset = dataset_file.read_dataset(path)
     check_same_settings(dataset, path, settings)
     folders = {damage.folder for damage in damages if damage.videos}
     if folders - {"rgb"}:
@@ -104,7 +105,7 @@ def repair(
 
 def mend_metadata(path: Path) -> list[Path]:
     """Write tensorflow-datasets' two files of each folder anew where they differ from what they must be; return those."""
-    dataset = store.read_dataset(path)
+    dataset = dataset_file.read_dataset(path)
     mended = []
     for folder, files in dataset.files.items():
         size = sum((path / folder / file.file).stat().st_size for file in files)

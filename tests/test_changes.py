@@ -6,9 +6,10 @@ import shutil
 import pytest
 from tiny_clips import SETTINGS, hashes, listed, run, tiny_list, write_clip
 
-from input_pipeline import prepare, stages, store
+from input_pipeline import dataset_file, prepare, stages
+from input_pipeline.dataset_file import read_dataset
 from input_pipeline.schema import UserError
-from input_pipeline.store import Records, read_dataset
+from input_pipeline.store import Records
 
 NAMES = ["a/clip0", "b/clip1", "a/clip2", "b/clip3"]
 
@@ -115,7 +116,7 @@ def test_other_labels_groups_and_splits_rewrite_dataset_json_alone(tmp_path, dec
         ("a/clip2", 0, "other"),
         ("b/clip1", 1, "g1"),
     ]
-    assert dataset.checksum == store.checksum(dataset.files, dataset.videos) != old.checksum
+    assert dataset.checksum == dataset_file.checksum(dataset.files, dataset.videos) != old.checksum
     assert dataset.splits == ("1", "2")
     run(changed, tmp_path / "fresh")
     assert hashes(tmp_path / "fresh") == after
@@ -147,7 +148,7 @@ def test_flow_of_another_opencv_is_not_mixed(tmp_path):
     videos = tiny_list(tmp_path / "v", count=2)
     dataset = run(dataclasses.replace(videos, videos=videos.videos[:1]), tmp_path / "r")
     older = dataclasses.replace(dataset, flow=dataclasses.replace(dataset.flow, opencv_version="4.0.1"))
-    (tmp_path / "r" / "dataset.json").write_text(store.format_dataset(older))
+    (tmp_path / "r" / "dataset.json").write_text(dataset_file.format_dataset(older))
     assert again(dataclasses.replace(videos, videos=videos.videos[:1]), tmp_path / "r")[1] == []
     with pytest.raises(UserError, match=r"is by OpenCV 4\.0\.1, new videos would get that of .*headless==4\.0\.1, or"):
         run(videos, tmp_path / "r")

@@ -13,9 +13,10 @@ import pytest
 from tiny_clips import SETTINGS, hashes, listed, run, tiny_list, write_clip
 
 from input_pipeline import prepare, shards, stages
+from input_pipeline.dataset_file import read_dataset
 from input_pipeline.opencv_flow import compute_flow
 from input_pipeline.schema import UserError, dequantise_flow
-from input_pipeline.store import Records, read_dataset
+from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 from input_pipeline.videos import read_video
 

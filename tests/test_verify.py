@@ -6,9 +6,10 @@ import shutil
 import pytest
 from tiny_clips import SETTINGS, hashes, run, tiny_list, write_clip
 
-from input_pipeline import prepare, shards, stages, store
+from input_pipeline import dataset_file, prepare, shards, stages
+from input_pipeline.dataset_file import read_dataset
 from input_pipeline.schema import UserError
-from input_pipeline.store import Records, read_dataset
+from input_pipeline.store import Records
 
 BACKWARD = dataclasses.replace(SETTINGS, backward=True, bound_px="video")
 
@@ -198,7 +199,7 @@ def test_a_video_that_cannot_be_decoded_any_more_repairs_nothing(made, copy, tmp
 def test_flow_of_another_opencv_is_not_made_for_a_repair(made, copy):
     dataset = read_dataset(copy)
     older = dataclasses.replace(dataset, flow=dataclasses.replace(dataset.flow, opencv_version="4.0.1"))
-    (copy / "dataset.json").write_text(store.format_dataset(older))
+    (copy / "dataset.json").write_text(dataset_file.format_dataset(older))
     flip(record_file(copy, "flow", 0))
     with pytest.raises(UserError, match=r"is by OpenCV 4\.0\.1, repaired records would get that of"):
         check(made[1], copy)
@@ -214,7 +215,7 @@ def test_every_record_can_be_checked_alone(made, copy):
     dataset = records.dataset
     first = dataclasses.replace(dataset.videos[0], height=16)
     (copy / "dataset.json").write_text(
-        store.format_dataset(dataclasses.replace(dataset, videos=(first, *dataset.videos[1:])))
+        dataset_file.format_dataset(dataclasses.replace(dataset, videos=(first, *dataset.videos[1:])))
     )
-    with pytest.raises(UserError, match=r"a/clip0, record 1: \(32, 48\) px instead of \(16, 48\)"):
+    with pytest.raises(UserError, match=r"a/clip0, record 1: is 48x32 px, dataset\.json says 48x16"):
         Records(copy).check("flow", 0, 1)

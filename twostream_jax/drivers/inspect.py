@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import store
+from input_pipeline import dataset_file
 from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax import validate
@@ -81,8 +81,8 @@ def _table(params) -> dict:
 
 def _tasks(config) -> dict[str, int]:
     """Return {task: classes} of a config that may have no records yet."""
-    if config.data.records and (Path(config.data.records) / store.DATASET_FILE).exists():
-        dataset = store.read_dataset(Path(config.data.records))
+    if config.data.records and (Path(config.data.records) / dataset_file.DATASET_FILE).exists():
+        dataset = dataset_file.read_dataset(Path(config.data.records))
         return {dataset.name: len(dataset.classes)}
     if config.data.classes:
         return {config.data.kind: len(config.data.classes)}

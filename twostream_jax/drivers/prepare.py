@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from input_pipeline import store, synthetic
+from input_pipeline import dataset_file, synthetic
+from input_pipeline.dataset_file import Dataset
 from input_pipeline.datasets import list_videos
 from input_pipeline.estimate import Estimate, check_room, estimate, size_words
 from input_pipeline.prepare import prepare, verify
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
-from input_pipeline.store import Dataset
 from input_pipeline.video_list import VideoList
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.run_log import Progress
@@ -26,12 +26,12 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     _check(config)
     videos = list_config_videos(config)
     settings, records = prepare_settings(config), Path(config.data.records)
-    if not (records / store.DATASET_FILE).exists():
+    if not (records / dataset_file.DATASET_FILE).exists():
         cost = estimate(videos, settings)
         print(estimate_line(videos, cost))
         check_room(records, cost)
     elif dry_run:
-        print(dataset_line(config.data.records, store.read_dataset(records)))
+        print(dataset_line(config.data.records, dataset_file.read_dataset(records)))
     if dry_run:
         return None
     with Progress(f"prepare {records}", "videos") as progress:
