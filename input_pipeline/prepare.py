@@ -117,7 +117,7 @@ def _alone(records: Path) -> Iterator[Path]:
             f"data.records={records}: holds other files and no records; name a folder that is empty or does not exist"
         )
     partial.mkdir(parents=True, exist_ok=True)
-    with folder_lock(partial, "--mode=prepare"), _terminate_cleanly():
+    with folder_lock(partial, "another --mode=prepare"), _terminate_cleanly():
         yield partial
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -45,7 +45,7 @@ def _run_pool(left: deque[Video], job: Job, processes: int):
     """Yield the results of `left`, emptying it, until all are done or a worker dies; return the videos in work then."""
     running = {}
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(processes, len(left)), multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(min(processes, len(left)), multiprocessing.get_context("spawn"), start_worker)
     try:
         while left or running:
             # Two a process keep all of them busy and few suspect.
@@ -65,7 +65,8 @@ def _run_pool(left: deque[Video], job: Job, processes: int):
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Make this process a worker: Ctrl-C passes it by, it leaves with its parent, and OpenCV uses one thread."""
     # Ctrl-C reaches the whole process group; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)

@@ -77,13 +77,13 @@ def _check_choices(config, streams_of_models) -> None:
 
 def _check_ranges(config) -> None:
     at_least_one = {
-        "data": ("short_side", "num_threads"),
+        "data": ("short_side",),
         "input": ("stack", "crop"),
         "train": ("batch_size", "steps", "checkpoint_every", "log_every"),
         "eval": ("frames", "batch_size", "validation_frames"),
     }
     at_least_zero = {
-        "data": ("split", "folds", "num_workers", "prepare_processes", "seed"),
+        "data": ("split", "folds", "num_threads", "num_workers", "prepare_processes", "seed"),
         "input": ("lighting",),
         "optim": ("warmup_steps", "weight_decay", "learning_rate"),
     }
@@ -183,13 +183,22 @@ def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
             )
 
 
-def check_same_records(stored: dict, wanted: dict, workdir) -> None:
-    """Refuse to continue a run on other records than it began with ({"name", "checksum"} each)."""
-    if stored["checksum"] != wanted["checksum"]:
+def check_same_records(stored: dict, wanted: dict, workdir, records) -> None:
+    """Refuse to continue a run on other records than it began with (`Setup.records_facts`), naming what differs."""
+    before, now = _flatten(stored), _flatten(wanted)
+    changed = [key for key in (before | now) if before.get(key) != now.get(key)]
+    if changed:
+        # A checksum says nothing to the eye: it is shown only where nothing else differs.
+        told = [key for key in changed if key != "checksum"] or changed
+        listed = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in told)
         raise UserError(
-            f"--workdir={workdir}: its run used records {stored['name']} with checksum {stored['checksum'][:12]}, "
-            f"data.records now holds {wanted['name']} with {wanted['checksum'][:12]}; use those, or another --workdir"
+            f"data.records={records}: not the records that the run in {workdir} began with: {listed}; "
+            "use those, or another --workdir"
         )
+
+
+def _short(fact) -> str:
+    return str(fact)[:40]
 
 
 def records_differ(stored: dict, found: dict, records: str) -> list[str]:
