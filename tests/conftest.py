@@ -17,6 +17,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    """Counts whose full numbers are too long for the ordinary run."""
+    parser.addoption("--mutations", type=int, default=500, help="damaged inputs that test_mutations.py reads")
+
+
 def cpu_environment() -> dict[str, str]:
     """Return the environment of a command run as a user would, with one CPU device."""
     return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
