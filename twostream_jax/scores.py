@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,18 @@ class ScoreFile:
             probs=self.probs[order],
             logits=self.logits[order],
         )
+
+
+def check_writable(workdir: Path) -> None:
+    """Make the folder that scores are to be written to; UserError, before any work, where it cannot be written to."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be written to ({error.strerror}); mend its permissions, or name another folder"
+        ) from error
 
 
 def file_name(task: str, split: int, folds: int, subset: str) -> str:

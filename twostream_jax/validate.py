@@ -260,3 +260,13 @@ def check_same_classes(stored, wanted, workdir, records) -> None:
             f"data.records={records}: classes differ from the checkpoint's in {workdir}: "
             f"missing {lacking}; unknown to the net {unknown}; use the records it was trained on"
         )
+
+
+def check_runs_classes(first, other, first_dir, other_dir) -> None:
+    """Refuse to average two runs whose nets tell other classes apart; their order may differ."""
+    if set(first) != set(other):
+        only = [", ".join(sorted(set(a) - set(b))[:3]) or "none" for a, b in ((first, other), (other, first))]
+        raise UserError(
+            f"--runs: {first_dir} and {other_dir} were trained on different classes "
+            f"(only in the first: {only[0]}; only in the second: {only[1]}); give runs of one data set"
+        )
