@@ -171,6 +171,8 @@ def _fuse(values, rest) -> None:
     paths, train_paths = ([Path(p) for p in group] for group in (values.scores, values.train_scores))
     workdir = Path(values.workdir or "runs/fused")
     print("\n".join(summary_lines(fuse(paths, train_paths, workdir))))
+    if not train_paths:
+        print("no SVM: it needs --train_scores, made with --mode=eval --config.eval.subset=train")
     print(f"written to {workdir}")
 
 

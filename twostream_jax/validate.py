@@ -5,6 +5,11 @@ Each raises `UserError` with one line that names the key, shows its value and sa
 
 from __future__ import annotations
 
+import math
+
+from ml_collections import ConfigDict
+
+from configs import base
 from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
 
 KINDS = ("ucf101", "hmdb51", "csv", "folder", "synthetic")
@@ -20,9 +25,14 @@ FREE_ON_RESUME = (
 )  # fmt: skip
 
 
+def _shown(value) -> str:
+    """Return a value as it stands in an error; a damaged config.json may hold one of any length, sections included."""
+    return " ".join(repr(value).split())[:80]
+
+
 def _one_of(key: str, value, choices) -> None:
     if value not in choices:
-        raise UserError(f"{key}={value!r}: choose one of {', '.join(map(str, choices))}")
+        raise UserError(f"{key}={_shown(value)}: choose one of {', '.join(map(str, choices))}")
 
 
 def _at_least(key: str, value, least) -> None:
@@ -54,12 +64,36 @@ def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
 
 
 def _check_types(config) -> None:
-    """Check that lists hold words, or whole numbers; the other keys keep the type of their default by themselves."""
+    """Check that each key has the type of its default in configs/base.py, and that lists hold words, or whole numbers.
+
+    The command line reads values as those types; a config file, or a damaged config.json, may hold anything.
+    """
+    for section, default in base.get_config().items():
+        for key, wanted in default.items() if isinstance(default, ConfigDict) else ():
+            _check_type(f"{section}.{key}", config[section][key], wanted)
+    _check_type("seed", config.seed, 0)
     for section, key in (("data", "classes"), ("input", "streams")):
         if not all(isinstance(item, str) for item in config[section][key]):
             raise UserError(f"{section}.{key}={tuple(config[section][key])}: must be words, such as ('a', 'b')")
-    if not all(isinstance(step, int) and step >= 0 for step in config.optim.drops):
+    if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in config.optim.drops):
         raise UserError(f"optim.drops={tuple(config.optim.drops)}: must be steps, whole numbers from 0")
+
+
+def _check_type(key: str, value, wanted) -> None:
+    """Check one value against its default; a whole number may stand for any number, and bound_px is checked apart."""
+    if key == "flow.bound_px":
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = type(value) is type(wanted) or (isinstance(wanted, float) and whole)
+    if not fits or (whole and abs(value) >= 2**31) or (isinstance(value, float) and not math.isfinite(value)):
+        kinds = {
+            bool: "true or false",
+            int: "a whole number below 2^31",
+            float: "a number",
+            str: "a word",
+            tuple: "a list",
+        }
+        raise UserError(f"{key}={_shown(value)}: must be {kinds[type(wanted)]}, such as {wanted!r}")
 
 
 def _check_choices(config, streams_of_models) -> None:
@@ -71,8 +105,9 @@ def _check_choices(config, streams_of_models) -> None:
     _one_of("eval.subset", config.eval.subset, SUBSETS)
     _one_of("eval.crops", config.eval.crops, (1, 10))
     bound = config.flow.bound_px
-    if bound != "video" and not (isinstance(bound, int | float) and not isinstance(bound, bool) and bound > 0):
-        raise UserError(f"flow.bound_px={bound!r}: give px above 0, or 'video' for each video's own largest")
+    number = isinstance(bound, int | float) and not isinstance(bound, bool)
+    if bound != "video" and not (number and 0 < bound < math.inf):
+        raise UserError(f"flow.bound_px={_shown(bound)}: give px above 0, or 'video' for each video's own largest")
 
 
 def _check_ranges(config) -> None:
@@ -233,4 +268,14 @@ def check_same_classes(stored, wanted, workdir, records) -> None:
         raise UserError(
             f"data.records={records}: classes differ from the checkpoint's in {workdir}: "
             f"missing {lacking}; unknown to the net {unknown}; use the records it was trained on"
+        )
+
+
+def check_runs_classes(first, other, first_dir, other_dir) -> None:
+    """Refuse to average two runs whose nets tell other classes apart; their order may differ."""
+    if set(first) != set(other):
+        only = [", ".join(sorted(set(a) - set(b))[:3]) or "none" for a, b in ((first, other), (other, first))]
+        raise UserError(
+            f"--runs: {first_dir} and {other_dir} were trained on different classes "
+            f"(only in the first: {only[0]}; only in the second: {only[1]}); give runs of one data set"
         )

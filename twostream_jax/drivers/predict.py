@@ -34,11 +34,14 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
     with the settings of the records that each net was trained on, so that its scores are those that eval would give.
     """
     if not video.is_file():
-        raise UserError(f"--video={video}: there is no such file")
+        raise UserError(
+            f"--video={video}: {'is a folder; give one file' if video.is_dir() else 'there is no such file'}"
+        )
+    loaded = _load_all(runs)
     streams, scored = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for number, (config, workdir) in enumerate(runs):
-            classes, probs, step = _score(config, workdir, video, Path(folder) / str(number))
+        for number, ((config, workdir), (step, stored)) in enumerate(zip(runs, loaded, strict=True)):
+            classes, probs = _score(config, workdir, step, stored, video, Path(folder) / str(number))
             key = _stream_name(config, workdir, streams)
             streams[key] = {"workdir": str(workdir), "checkpoint": step, "top": _top(classes, probs)}
             scored.append((classes, probs))
@@ -49,8 +52,37 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
         "streams": streams,
     }
     if len(scored) > 1:
-        result["fused"] = {"method": "average", "top": _fuse(scored, [str(workdir) for _, workdir in runs])}
+        result["fused"] = {"method": "average", "top": _fuse(scored)}
     return result
+
+
+def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict]]:
+    """Return (step, config item) of each run's checkpoint, before any device work; UserError where they do not fit."""
+    loaded = []
+    for config, workdir in runs:
+        check_values(config)
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            step = choose_step(checkpoints, str(config.eval.checkpoint))
+            stored = checkpoints.config(step)
+        validate.check_same_net(stored["config"], config.to_dict(), workdir)
+        loaded.append((step, stored))
+    (first, first_dir), classes = runs[0], _classes(loaded[0][1])
+    for number, ((config, workdir), (_, stored)) in enumerate(zip(runs, loaded, strict=True)):
+        if any(workdir.resolve() == earlier.resolve() for _, earlier in runs[:number]):
+            raise UserError(f"--runs: {workdir} is given twice; give each run once")
+        validate.check_runs_classes(classes, _classes(stored), first_dir, workdir)
+        ours, theirs = (protocol_name(c.eval.frames, c.eval.crops) for c in (first, config))
+        if ours != theirs or first.eval.frames != config.eval.frames:
+            raise UserError(
+                f"--runs: {first_dir} scores by {ours} and {workdir} by {theirs}; "
+                "set --config.eval.frames and --config.eval.crops for both"
+            )
+    return loaded
+
+
+def _classes(stored: dict) -> list[str]:
+    (classes, *_) = stored["tasks"].values()
+    return classes
 
 
 def _stream_name(config, workdir: Path, taken: dict) -> str:
@@ -58,21 +90,17 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
     return str(workdir) if name in taken else name
 
 
-def _score(config, workdir: Path, video: Path, folder: Path) -> tuple[list[str], np.ndarray, int]:
-    """Return class names, probabilities [C] and the checkpoint's step."""
-    check_values(config)
+def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: Path) -> tuple[list[str], np.ndarray]:
+    """Return class names and probabilities [C]."""
+    (head, classes), *_ = stored["tasks"].items()
+    setup = _one_video_setup(config, stored["records"], video, folder)
+    mesh = meshes.make_mesh()
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = choose_step(checkpoints, str(config.eval.checkpoint))
-        stored = checkpoints.config(step)
-        (head, classes), *_ = stored["tasks"].items()
-        validate.check_same_net(stored["config"], config.to_dict(), workdir)
-        setup = _one_video_setup(config, stored["records"], video, folder)
-        mesh = meshes.make_mesh()
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
     scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
     with Progress(f"predict {workdir}", "stacks") as progress:
         scores = scorer(params, setup.table("test"), np.zeros(1, np.int64), head, config.eval.frames, progress.update)
-    return classes, scores.probs[0], step
+    return classes, scores.probs[0]
 
 
 def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
@@ -111,13 +139,8 @@ def _top(classes: list[str], probs: np.ndarray) -> list[dict]:
     return [{"class": classes[i], "probability": round(float(probs[i]), 6)} for i in order]
 
 
-def _fuse(scored: list[tuple[list[str], np.ndarray]], names: list[str]) -> list[dict]:
+def _fuse(scored: list[tuple[list[str], np.ndarray]]) -> list[dict]:
+    """Return the top classes of the mean of the runs' probabilities, classes matched by name."""
     classes = scored[0][0]
-    total = np.zeros(len(classes))
-    for (own, probs), name in zip(scored, names, strict=True):
-        if set(own) != set(classes):
-            raise UserError(
-                f"--runs: {names[0]} and {name} were trained on different classes; give runs of one data set"
-            )
-        total += probs[[own.index(c) for c in classes]]
+    total = sum(probs[[own.index(c) for c in classes]] for own, probs in scored)
     return _top(classes, total / len(scored))
