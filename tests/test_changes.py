@@ -203,6 +203,8 @@ def test_two_runs_in_one_folder(tmp_path):
             refused.append(str(error))
 
     prepare.prepare(videos, tmp_path / "r", SETTINGS, second)
-    assert len(refused) >= 3 and all("another --mode=prepare is at work there already (process " in line for line in refused)
+    assert len(refused) >= 3 and all(
+        "another --mode=prepare is at work there already (process " in line for line in refused
+    )
     run(videos, tmp_path / "fresh")
     assert hashes(tmp_path / "r") == hashes(tmp_path / "fresh")
