@@ -101,6 +101,9 @@ def _open(path: str | os.PathLike) -> cv2.VideoCapture:
         raise UserError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
+    # Python keeps a byte that is no UTF-8 as half a surrogate pair, at which OpenCV 5.0 ends the process.
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        raise UserError(f"{path}: its path is not UTF-8, rename it")
     # OpenCV warns on standard error that the file is none of FFmpeg's; our own error says so.
     level = _set_log_level(0)
     try:

@@ -1,3 +1,5 @@
+import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -124,6 +126,20 @@ def test_files_that_are_no_videos_are_named(tmp_path, read):
         with pytest.raises(UserError) as error:
             read(path)
         assert str(error.value) == f"{path}: {reason}"
+
+
+def test_a_name_that_is_not_utf8_is_refused_and_any_other_is_read(tmp_path):
+    """OpenCV 5.0 ends the whole process at such a name."""
+    clip = write_video(tmp_path / "a.avi", [QUARTERS] * 2)
+    for name in ("漢字 $x.avi", "new\nline.avi", "-dash.avi", "%03d.avi", "quote'\".avi", "x" * 250 + ".avi"):
+        assert len(read_video(shutil.copy(clip, tmp_path / name), 40)) == 2
+    latin1 = os.path.join(os.fsencode(tmp_path), "café.avi".encode("latin-1"))
+    try:
+        shutil.copy(clip, latin1)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(UserError, match=r"caf\udce9\.avi: its path is not UTF-8, rename it"):
+        read_video(os.fsdecode(latin1), 40)
 
 
 def test_a_video_without_frames_is_named(tmp_path):
