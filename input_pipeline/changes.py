@@ -10,7 +10,7 @@ import cv2
 from input_pipeline import dataset_file
 from input_pipeline.dataset_file import Dataset
 from input_pipeline.quarantine import content_of, read_quarantine
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, shown
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import Video, VideoList
 
@@ -46,7 +46,7 @@ def changes_since(dataset: Dataset, video_list: VideoList, records: pathlib.Path
     if gone:
         raise UserError(
             f"data.records: {records} holds {len(gone)} videos that are not in the list now, such as "
-            f"{', '.join(gone[:_SHOWN])}; choose another data.records or delete the folder"
+            f"{', '.join(map(shown, gone[:_SHOWN]))}; choose another data.records or delete the folder"
         )
     new = [name for name in listed if name not in stored and name not in quarantine]
     mended = [
