@@ -10,7 +10,7 @@ from input_pipeline.datasets import list_videos
 from input_pipeline.prepare import Estimate, PrepareSettings, estimate, prepare
 from input_pipeline.schema import UserError
 from input_pipeline.store import Dataset
-from input_pipeline.video_list import VideoList
+from input_pipeline.video_list import VideoList, check_still
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.run_log import Progress
 
@@ -25,6 +25,9 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     if not config.data.records:
         raise UserError("data.records is empty: name the folder that is to hold the records")
     videos = list_config_videos(config)
+    for note in videos.notes:
+        print(f"note: {note}")
+    check_still(videos, config.flow.method)
     settings = PrepareSettings(
         short_side=config.data.short_side,
         method=config.flow.method,
