@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from google.protobuf.message import DecodeError
-from tensorboardX.crc32c import crc32c
 
 from input_pipeline.codecs import Example
 from input_pipeline.schema import UserError, first_line
@@ -26,6 +25,17 @@ FORMATS = ("array_record", "tfrecord")
 _HEADER = struct.Struct("<QI")
 _FOOTER_BYTES = 4
 _CRC_MASK = 0xA282EAD8
+_CASTAGNOLI = 0x82F63B78  # CRC-32C's polynomial, its lowest bit first
+
+
+def _crc_table() -> list[int]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [crc >> 1 ^ (_CASTAGNOLI if crc & 1 else 0) for crc in table]
+    return table
+
+
+_CRC_TABLE = _crc_table()
 
 # A label or a file name is no longer than this; an encoded picture is left unread when examples are listed.
 _SMALL_BYTES = 4096
@@ -91,7 +101,10 @@ def list_records(shard: Path, file_format: str) -> Iterator[tuple[int, int, Mapp
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             position = 0
             while position < len(content):
-                start, end = _framed(content, position, shard)
+                start = position + _HEADER.size
+                end = start + _length(content[position:start], shard, position)
+                if end + _FOOTER_BYTES > len(content):
+                    raise UserError(f"{shard}: is cut short at byte {position}, {_REMEDY}")
                 yield position, end - start, _small_features(content, start, end, shard, position)
                 position = end + _FOOTER_BYTES
 
@@ -104,26 +117,32 @@ def read_record(shard: Path, file_format: str, position: int) -> bytes:
         except (RuntimeError, IndexError) as error:
             raise UserError(f"{shard}: record {position} cannot be read, {_REMEDY} ({first_line(error)})") from error
     try:
-        with shard.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start, end = _framed(content, position, shard)
-            return content[start:end]
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{shard}: cannot be read, {_REMEDY} ({first_line(error)})") from error
+        with shard.open("rb") as stream:
+            stream.seek(position)
+            length = _length(stream.read(_HEADER.size), shard, position)
+            record = stream.read(length)
+    except OSError as error:
+        raise UserError(f"{shard}: cannot be read ({error.strerror}), {_REMEDY}") from error
+    if len(record) != length:
+        raise UserError(f"{shard}: is cut short at byte {position}, {_REMEDY}")
+    return record
 
 
-def _framed(content: mmap.mmap, position: int, shard: Path) -> tuple[int, int]:
-    """Return where the data of the TFRecord at byte `position` begins and ends."""
-    header = content[position : position + _HEADER.size]
+def _length(header: bytes, shard: Path, position: int) -> int:
+    """Return the length that the header of the TFRecord at byte `position` states."""
     if len(header) == _HEADER.size:
         length, stored = _HEADER.unpack(header)
-        sum_ = crc32c(header[:8])
-        masked = ((sum_ >> 15 | sum_ << 17) + _CRC_MASK) & 0xFFFFFFFF
-        start = position + _HEADER.size
-        if masked == stored and start + length + _FOOTER_BYTES <= len(content):
-            return start, start + length
+        if stored == _masked_crc32c(header[:8]):
+            return length
     raise UserError(f"{shard}: is damaged or cut short at byte {position}, {_REMEDY}")
+
+
+def _masked_crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + _CRC_MASK) & 0xFFFFFFFF
 
 
 def _small_features(content, start: int, end: int, shard: Path, position: int) -> Mapping:

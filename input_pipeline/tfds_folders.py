@@ -36,7 +36,7 @@ class _Version:
     still: bool
     label: str  # name of the label's feature
     classes: tuple[str, ...]
-    file_name: str | None  # name of a text feature with file names
+    file_name: str  # name of the text feature with file names; "" where there is none
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _read_version(root: Path) -> _Version:
     classes = _class_names(folder, label, features["featuresDict"]["features"][label])
     file_names = [name for name in _FILE_NAMES if kinds.get(name) == "text"]
     name = _parsed(folder / _INFO, lambda: clean_name(info["name"]))
-    file_name = file_names[0] if len(file_names) == 1 else None
+    file_name = file_names[0] if len(file_names) == 1 else ""
     return _Version(folder, name, file_format, splits, pictures, kinds[pictures] == "image", label, classes, file_name)
 
 
