@@ -90,10 +90,7 @@ def list_records(shard: Path, file_format: str) -> Iterator[tuple[int, int, Mapp
     Raises UserError ("<shard>: ...") for a damaged file.
     """
     if file_format == "array_record":
-        reader = _array_reader(str(shard))
-        for position in range(reader.num_records()):
-            record = read_record(shard, file_format, position)
-            yield position, len(record), _small_features(record, 0, len(record), shard, position)
+        yield from _list_array_record(shard)
         return
     with shard.open("rb") as stream:
         if not os.fstat(stream.fileno()).st_size:
@@ -107,6 +104,17 @@ def list_records(shard: Path, file_format: str) -> Iterator[tuple[int, int, Mapp
                     raise UserError(f"{shard}: is cut short at byte {position}, {_REMEDY}")
                 yield position, end - start, _small_features(content, start, end, shard, position)
                 position = end + _FOOTER_BYTES
+
+
+def _list_array_record(shard: Path) -> Iterator[tuple[int, int, Mapping]]:
+    # One after the other takes a tenth of the time of as many random reads; hence a reader of its own.
+    reader = ArrayRecordReader(str(shard), _READER_OPTIONS)
+    for position in range(reader.num_records()):
+        try:
+            record = reader.read()
+        except (RuntimeError, IndexError) as error:
+            raise UserError(f"{shard}: record {position} cannot be read, {_REMEDY} ({first_line(error)})") from error
+        yield position, len(record), _small_features(record, 0, len(record), shard, position)
 
 
 def read_record(shard: Path, file_format: str, position: int) -> bytes:

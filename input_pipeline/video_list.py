@@ -93,12 +93,12 @@ def inside(root: Path, entry: str, where: str) -> Path:
     An absolute entry may name `root` by another path that leads there.
     """
     path = Path(os.path.normpath(root / entry))
+    if path.is_relative_to(root) and path != root:
+        return path
     real = root.resolve()
-    if root not in path.parents and real in path.parents:
-        path = root / path.relative_to(real)
-    if root not in path.parents:
+    if real not in path.parents:
         raise UserError(f"{where}: {entry} lies outside the videos folder {root}: move it in or set data.videos")
-    return path
+    return root / path.relative_to(real)
 
 
 def one_spelling(text: str) -> str:

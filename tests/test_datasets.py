@@ -5,11 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tiny_clips import write_clip
 
+from configs import base
 from input_pipeline.datasets import list_videos
 from input_pipeline.schema import UserError
 from input_pipeline.subsets import select
 from input_pipeline.video_list import VIDEO_SUFFIXES
+from twostream_jax.drivers.prepare import prepare_records
 
 
 def section(kind: str, **values) -> SimpleNamespace:
@@ -185,3 +188,28 @@ def test_unknown_kind():
         UserError, match=r"data\.kind='kinetics' is no list of videos: choose one of ucf101, hmdb51, csv"
     ):
         list_videos(section("kinetics"))
+
+
+# --- what the command prints --------------------------------------------------------------------------------------
+
+
+def prepare_config(root: Path):
+    config = base.get_config()
+    config.data.kind, config.data.videos, config.data.records = "folder", str(root), str(root.parent / "records")
+    config.flow.method, config.data.short_side, config.input.crop = "dis", 48, 41
+    return config
+
+
+def test_prepare_prints_the_notes(tmp_path, capsys):
+    root = touch(tmp_path / "set", "notes.txt")
+    write_clip(root / "run" / "x.avi")
+    assert prepare_records(prepare_config(root), dry_run=True) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"note: data.videos={root}: left out 1 other file (such as notes.txt)"
+    assert lines[1].startswith("set: 1 videos, 4 flow pairs")
+
+
+def test_prepare_refuses_flow_of_still_images(tmp_path):
+    config = prepare_config(touch(tmp_path / "set", "cat/1.jpg"))
+    with pytest.raises(UserError, match=r"^flow\.method=dis: set holds still images, which have no flow"):
+        prepare_records(config)
