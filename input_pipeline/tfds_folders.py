@@ -9,7 +9,7 @@ from pathlib import Path
 
 from input_pipeline.example_files import FORMATS, ExampleFrames, list_records
 from input_pipeline.schema import UserError
-from input_pipeline.video_list import Video, VideoList, clean_name, existing_folder, shown, such_as
+from input_pipeline.video_list import Video, VideoList, clean_name, existing_folder, shown, such_as, unfit
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 
@@ -22,6 +22,9 @@ _SHARD_DIGITS = 5
 _FILE_NAMES = ("file_name", "filename", "video_name")
 
 _UNLABELLED = -1
+
+# A number beyond it is damage, and would fill the memory with names.
+_MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,10 @@ def list_tfds(data) -> VideoList:
     notes: list[str] = []
     parts = {"train": _examples(version, "train", data.allow_missing, notes)}
     if not parts["train"]:
-        raise UserError(f"data.videos={version.folder}: no example of train has a label (all are -1)")
+        has = ", ".join(version.splits) or "none"
+        raise UserError(
+            f"data.videos={version.folder}: no example of a split train is there and has a label; its splits are {has}"
+        )
     for split in ("test", "validation"):
         if split in version.splits and "test" not in parts:
             examples = _examples(version, split, data.allow_missing, notes)
@@ -84,12 +90,9 @@ def list_tfds(data) -> VideoList:
 
 def _examples(version: _Version, split: str, allow_missing: bool, notes: list[str]) -> list[_Example]:
     """Return the labelled examples of a split; their numbers count all."""
-    shards = version.splits.get(split)
-    if not shards:
-        has = ", ".join(version.splits) or "none"
-        raise UserError(f"data.videos={version.folder}: has no split {split} with examples, but {has}")
+    shards = version.splits.get(split, [])
     absent = [shard.name for shard, _ in shards if not shard.is_file()]
-    if absent and (len(absent) == len(shards) or not allow_missing):
+    if absent and not allow_missing:
         raise UserError(
             f"data.videos={version.folder}: {len(absent)} of {len(shards)} files of {split} are absent, "
             f"{such_as(absent)}: complete them, or set data.allow_missing=True to go on without"
@@ -244,12 +247,17 @@ def _class_names(folder: Path, label: str, feature: dict) -> tuple[str, ...]:
     file = folder / f"{label.replace('/', '.')}.labels.txt"
     if not file.is_file():
         count = _parsed(folder / _FEATURES, lambda: int(feature["classLabel"]["numClasses"]))
+        if count > _MOST_CLASSES:
+            raise UserError(f"data.videos: {folder / _FEATURES} has {count} classes, more than {_MOST_CLASSES}")
         return tuple(str(number) for number in range(count))
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.videos: {file} cannot be read ({error})") from error
     names = tuple(line.strip() for line in lines if line.strip())
+    unfit_names = [name for name in names if unfit(name)]
+    if unfit_names:
+        raise UserError(f"data.videos: {file}: {shown(unfit_names[0])} holds a control character")
     if len(set(names)) != len(names):
         raise UserError(f"data.videos: {file} names a class twice")
     return names

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,47 @@ def test_unknown_kind():
         UserError, match=r"data\.kind='kinetics' is no list of videos: choose one of ucf101, hmdb51, csv"
     ):
         list_videos(section("kinetics"))
+
+
+# --- official lists -----------------------------------------------------------------------------------------------
+
+
+def test_absent_class_folders_are_named_before_videos(tmp_path):
+    touch(tmp_path / "lists", "x")
+    for name, text in {
+        "classInd": "1 Biking\n2 Diving\n3 Golf\n",
+        "trainlist01": "Biking/v_Biking_g08_c01.avi 1\nDiving/v_Diving_g08_c01.avi 2\nGolf/v_Golf_g08_c01.avi 3\n",
+        "testlist01": "Biking/v_Biking_g01_c01.avi\n",
+    }.items():
+        (tmp_path / "lists" / f"{name}.txt").write_text(text)
+    options = {"videos": str(tmp_path / "videos"), "splits": str(tmp_path / "lists")}
+    touch(tmp_path / "videos", "Biking/v_Biking_g08_c01.avi")
+    words = (
+        "2 of 3 class folders are absent, such as Diving, Golf; in all 3 of 4 listed videos are absent, such as "
+        "Biking/v_Biking_g01_c01, Diving/v_Diving_g08_c01, Golf/v_Golf_g08_c01: complete them"
+    )
+    with pytest.raises(UserError, match=words):
+        list_videos(section("ucf101", **options))
+    listed = list_videos(section("ucf101", allow_missing=True, **options))
+    counts = (
+        "2 of 3 class folders are absent, such as Diving, Golf; in all 3 of 4 listed videos are absent and left out"
+    )
+    assert listed.notes == (f"data.videos={tmp_path / 'videos'}: {counts}",)
+    # With all files in one folder there is no class folder to miss.
+    touch(tmp_path / "flat", "v_Biking_g08_c01.avi")
+    with pytest.raises(UserError, match=r"flat: 3 of 4 listed videos are absent, such as"):
+        list_videos(section("ucf101", **(options | {"videos": str(tmp_path / "flat")})))
+
+
+@pytest.mark.parametrize("in_list", ["NFC", "NFD"])
+def test_accents_of_official_names_are_matched(tmp_path, in_list):
+    on_disk = "NFD" if in_list == "NFC" else "NFC"
+    stems = {form: unicodedata.normalize(form, "Café_wave_f_0") for form in ("NFC", "NFD")}
+    lists = touch(tmp_path / "lists", "wave_test_split1.txt")
+    (lists / "wave_test_split1.txt").write_text(f"{stems[in_list]}.avi 1\n", encoding="utf-8")
+    videos = touch(tmp_path / "videos", f"wave/{stems[on_disk]}.avi")
+    (video,) = list_videos(section("hmdb51", videos=str(videos), splits=str(lists))).videos
+    assert video.path == videos / "wave" / f"{stems[on_disk]}.avi"
 
 
 # --- what the command prints --------------------------------------------------------------------------------------

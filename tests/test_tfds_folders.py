@@ -240,9 +240,9 @@ def test_an_unlabelled_test_set_gives_way_to_validation(tfds, tmp_path):
 
 
 def test_without_labels_or_training_split(tfds, tmp_path):
-    with pytest.raises(UserError, match=r"no example of train has a label \(all are -1\)"):
+    with pytest.raises(UserError, match=r"no example of a split train is there and has a label; its splits are train"):
         read(labelled(tfds, tmp_path / "a", train=[-1, -1, -1]))
-    with pytest.raises(UserError, match=r"has no split train with examples, but extra"):
+    with pytest.raises(UserError, match=r"no example of a split train is there and has a label; its splits are extra"):
         read(labelled(tfds, tmp_path / "b", extra=[0, 1, 1]))
 
 
@@ -318,6 +318,15 @@ def test_damaged_json_and_labels(pets, tmp_path):
     (folder / "label.labels.txt").write_text("dog\ncat\ndog\n")
     with pytest.raises(UserError, match=r"label\.labels\.txt names a class twice"):
         read(folder)
+    (folder / "label.labels.txt").write_text("dog\nc\x1bt\n")
+    with pytest.raises(UserError, match=r"label\.labels\.txt: 'c\\x1bt' holds a control character"):
+        read(folder)
+    (folder / "label.labels.txt").unlink()
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "10000000000"
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match=r"features\.json has 10000000000 classes, more than 1000000"):
+        read(folder)
     (folder / "label.labels.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"label\.labels\.txt cannot be read"):
         read(folder)
@@ -335,8 +344,21 @@ def test_absent_shards(pets, tmp_path):
     assert listed.notes[0] == f"data.videos={folder}: 1 of 3 files of train are absent and left out"
     for file in folder.glob("pets-train*"):
         file.unlink()
-    with pytest.raises(UserError, match=r"3 of 3 files of train are absent"):
+    with pytest.raises(UserError, match=r"no example of a split train is there"):
         read(folder, allow_missing=True)
+
+
+def test_an_empty_or_absent_test_set_gives_way_too(pets, tmp_path):
+    empty = {"name": "test", "shardLengths": []}
+    folder = copied(pets, tmp_path / "x", lambda info: info["splits"].append(empty))
+    assert facts(read(folder)) == facts(read(pets))
+    absent = {"name": "test", "shardLengths": ["4"]}
+    folder = copied(pets, tmp_path / "y", lambda info: info["splits"].append(absent))
+    with pytest.raises(
+        UserError, match=r"1 of 1 files of test are absent, such as pets-test\.array_record-00000-of-00001"
+    ):
+        read(folder)
+    assert facts(read(folder, allow_missing=True)) == facts(read(pets))
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
