@@ -10,8 +10,10 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | synthetic
-            "videos": "",  # folder of the video files (csv: what its paths are relative to; empty: the CSV's own folder)
+            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | tfds | synthetic
+            # Folder of the video files; csv: what its paths are relative to, empty for the CSV's own folder; tfds: the
+            # version folder, such as tensorflow_datasets/ucf101/ucf101_1/2.0.0
+            "videos": "",
             "splits": "",  # ucf101, hmdb51: folder of the official lists
             "split_file": "",  # csv: the file with columns path, label, split (or split1, split2, ...) and a group column
             "group_column": "group",  # csv: column whose values name the source of a clip; absent: each clip its own

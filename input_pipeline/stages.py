@@ -74,10 +74,15 @@ def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings
 
 def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:
     """Return a video's records, whatever it comes from. Raises UserError ("<path>: <reason>") where it cannot be used."""
-    encoded = encode_video(video.name, iterate_frames(video.path, settings.short_side), settings)
+    encoded = encode_video(video.name, iterate_video(video, settings.short_side), settings)
     if settings.method != "none" and encoded.frames < 2:
         raise UserError("one frame; at least 2 are needed for flow")
     return encoded
+
+
+def iterate_video(video: Video, short_side: int) -> Iterator[np.ndarray]:
+    """Yield a video's frames, uint8 RGB [H, W, 3], whatever they come from; see `iterate_frames`."""
+    return video.source.frames(short_side) if video.source else iterate_frames(video.path, short_side)
 
 
 def encode_video(name: str, frames: Iterable[np.ndarray], settings: PrepareSettings) -> shards.EncodedVideo:

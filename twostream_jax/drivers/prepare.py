@@ -12,7 +12,7 @@ from input_pipeline.estimate import Estimate, check_room, estimate, size_words
 from input_pipeline.prepare import prepare, verify
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
-from input_pipeline.video_list import VideoList
+from input_pipeline.video_list import VideoList, check_still
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.run_log import Progress
 
@@ -25,6 +25,9 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     """
     _check(config)
     videos = list_config_videos(config)
+    for note in videos.notes:
+        print(f"note: {note}")
+    check_still(videos, config.flow.method)
     settings, records = prepare_settings(config), Path(config.data.records)
     if not (records / dataset_file.DATASET_FILE).exists():
         cost = estimate(videos, settings)
