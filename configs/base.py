@@ -10,15 +10,18 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | synthetic
+            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | synthetic
             "videos": "",  # folder of the video files (csv: what its paths are relative to; empty: the CSV's own folder)
-            "splits": "",  # ucf101, hmdb51: folder of the official lists
-            "split_file": "",  # csv: the file with columns path, label, split (or split1, split2, ...) and a group column
+            "frames": "",  # jpeg_folders: folder of the RGB frames where they lie apart from the flow; empty: in data.videos
+            "jpeg_bound_px": 0.0,  # jpeg_folders: px per frame that level 255 of the flow stands for; 0: not stated
+            "spare_field": "",  # jpeg_folders: field to leave out where there are as many as frames: '' | first | last
+            "splits": "",  # ucf101, hmdb51, jpeg_folders: folder of the official lists
+            "split_file": "",  # csv, jpeg_folders: file with columns path, label, split (or split1, split2, ...) and group
             "group_column": "group",  # csv: column whose values name the source of a clip; absent: each clip its own
             "classes": (),  # keep only these classes, by name; () keeps all
             "allow_missing": False,  # go on when listed videos are absent
             "records": "",  # folder that prepare writes and the other modes read
-            "short_side": 256,  # px of the smallest side as stored
+            "short_side": 256,  # px of the smallest side as stored; jpeg_folders are taken over at the size they have
             "max_bad_fraction": 0.1,  # share of videos that may be set aside before prepare stops
             "prepare_processes": 0,  # worker processes of prepare; 0: one a core
             "split": 1,  # which split (or fold) to train and test on, from 1; 0, in mode demo only: each in turn

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from input_pipeline.schema import UserError
-from input_pipeline.video_list import Video, VideoList, clean_name, existing_folder, subfolders, video_files
+from input_pipeline.video_list import FILES, Entries, Video, VideoList, clean_name, subfolders
 
 _TRAIN_FOLDER, _TEST_FOLDERS = "train", ("test", "val", "validation")
 
 
-def list_class_folders(data) -> VideoList:
-    """Return the videos of data.videos/<class>/*, or of train/<class>/* and test/<class>/* (or val/<class>/*).
+def list_class_folders(root: Path, entries: Entries = FILES) -> VideoList:
+    """Return the videos of root/<class>/*, or of train/<class>/* and test/<class>/* (or val/<class>/*).
 
     There is one split, "1". Without the train and test folders every video is "train", and data.folds=K makes the test
     sets. Groups are the `_gNN_` of UCF-101's names when every name has one, else each video is its own. A folder
     without any video is no class.
     """
-    root = existing_folder("data.videos", data.videos)
     subset_folders = {"train": [root]}
     below = {folder.name: folder for folder in subfolders(root)}
     held_out = [below[name] for name in _TEST_FOLDERS if name in below]
@@ -32,15 +32,15 @@ def list_class_folders(data) -> VideoList:
         (subset, path)
         for subset, folders in subset_folders.items()
         for folder in folders
-        for path in video_files(subfolders(folder))
+        for path in entries.find(subfolders(folder))
     ]
     if not found:
         raise UserError(f"data.videos={root} holds no <class>/<video>: put each class's videos into its own folder")
     classes = tuple(sorted({path.parent.name for _, path in found}))
-    groups = [re.search(r"_(g\d+)_", path.stem) for _, path in found]
+    groups = [re.search(r"_(g\d+)_", entries.bare(path).name) for _, path in found]
     videos = []
     for (subset, path), group in zip(found, groups, strict=True):
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = entries.bare(path).relative_to(root).as_posix()
         label = classes.index(path.parent.name)
         videos.append(Video(name, path, label, group[1] if all(groups) else name, {"1": subset}))
     return VideoList(clean_name(root.name), "folder", classes, ("1",), tuple(videos))

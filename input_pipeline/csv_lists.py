@@ -8,20 +8,19 @@ import re
 from pathlib import Path
 
 from input_pipeline.schema import UserError
-from input_pipeline.video_list import Video, VideoList, clean_name, existing_folder, inside
+from input_pipeline.video_list import FILES, Entries, Video, VideoList, clean_name, existing_folder, inside
 
 
-def list_csv(data) -> VideoList:
+def list_csv(data, root: Path | None = None, entries: Entries = FILES) -> VideoList:
     """Return the rows of data.split_file: columns path, label, split (or split1, split2, ...) and a group column.
 
     A split's value is train, test or empty (no part in it); a single `split` is split "1". Classes are the labels in
-    alphabetical order. Paths are relative to data.videos or, when that is empty, to the CSV's folder; the data set is
-    named after the CSV's folder. Without a column `group` each clip is its own group.
+    alphabetical order. Paths are relative to `root`, by default to the `csv_root`; the data set is named after the CSV's
+    folder. Without a column `group` each clip is its own group.
     """
     if not data.split_file:
         raise UserError("data.split_file is empty: give the CSV with columns path, label, split")
-    file = Path(os.path.abspath(os.path.expanduser(data.split_file)))
-    root = existing_folder("data.videos", data.videos) if data.videos else file.parent
+    file, root = _csv_file(data), root or csv_root(data)
     columns, rows = _read_csv(file)
     splits = _split_columns(columns, file)
     if data.group_column not in columns and data.group_column != "group":
@@ -45,12 +44,21 @@ def list_csv(data) -> VideoList:
                 "validation groups)"
             )
         path = inside(root, row["path"], where)
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = entries.bare(path).relative_to(root).as_posix()
         group = row.get(data.group_column, name)
         if not group:
             raise UserError(f"{where}: column {data.group_column!r} (data.group_column) is empty")
         videos.append(Video(name, path, classes.index(row["label"]), group, subsets))
     return VideoList(clean_name(file.parent.name), "csv", classes, tuple(splits), tuple(videos))
+
+
+def csv_root(data) -> Path:
+    """Return the folder that a CSV's paths are relative to: data.videos or, when that is empty, the CSV's own."""
+    return existing_folder("data.videos", data.videos) if data.videos else _csv_file(data).parent
+
+
+def _csv_file(data) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(data.split_file)))
 
 
 def _read_csv(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import itertools
 import logging
+from dataclasses import replace
 from pathlib import Path, PurePath
 
+from input_pipeline import jpeg_folders
 from input_pipeline.class_folders import list_class_folders
-from input_pipeline.csv_lists import list_csv
+from input_pipeline.csv_lists import csv_root, list_csv
 from input_pipeline.official_lists import read_hmdb51, read_ucf101
 from input_pipeline.schema import UserError
-from input_pipeline.video_list import Video, VideoList, existing_folder, subfolders, video_files
+from input_pipeline.video_list import FILES, Entries, Video, VideoList, clean_name, existing_folder, subfolders
 
 _SHOWN = 3  # names an error shows
 
@@ -19,13 +21,19 @@ _SHOWN = 3  # names an error shows
 def list_videos(data) -> VideoList:
     """Return the videos that the config section `data` names, those absent on disk refused or, on request, left out.
 
-    `data` has kind, videos, splits, split_file, group_column, classes and allow_missing (see configs/base.py). A video
-    that has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and a
-    class all of whose videos are absent remains a class.
+    `data` has kind, videos, frames, splits, split_file, group_column, classes and allow_missing (see configs/base.py). A
+    video that has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and
+    a class all of whose videos are absent remains a class.
 
     Raises UserError, naming key or file, for whatever is missing, unknown, contradictory or outside the videos folder.
     """
-    kinds = {"ucf101": _list_official, "hmdb51": _list_official, "csv": list_csv, "folder": list_class_folders}
+    kinds = {
+        "ucf101": _list_official_files,
+        "hmdb51": _list_official_files,
+        "csv": list_csv,
+        "folder": _list_folders_of_files,
+        "jpeg_folders": _list_jpeg_folders,
+    }
     if data.kind not in kinds:
         raise UserError(f"data.kind={data.kind!r} is no list of videos: choose one of {', '.join(kinds)}")
     listed = _select_classes(kinds[data.kind](data), tuple(data.classes))
@@ -34,27 +42,51 @@ def list_videos(data) -> VideoList:
         if one.name == other.name:
             raise UserError(f"{one.path} and {other.path} would share the name {one.name!r}: rename or remove one")
     videos = _present(videos, data)
-    return VideoList(listed.name, listed.kind, listed.classes, listed.splits, tuple(videos))
+    return replace(listed, videos=tuple(videos))
 
 
-def _list_official(data) -> VideoList:
-    """Return UCF-101 or HMDB-51 as the official lists have it, the files in class folders or all in one folder.
+def _list_official_files(data) -> VideoList:
+    return _list_official(data.kind, existing_folder("data.videos", data.videos), data.splits, FILES)
 
-    Files are found by their stem whatever its case and container. Names are those of the lists, class/stem, so that
+
+def _list_folders_of_files(data) -> VideoList:
+    return list_class_folders(existing_folder("data.videos", data.videos))
+
+
+def _list_jpeg_folders(data) -> VideoList:
+    """Return the folders of JPEGs by the official lists (data.splits), a CSV (data.split_file) or their class folders."""
+    root = existing_folder("data.videos", data.videos) if data.videos or not data.split_file else csv_root(data)
+    layout = jpeg_folders.find_layout(root, existing_folder("data.frames", data.frames) if data.frames else None)
+    if data.splits:
+        kind = "ucf101" if (Path(data.splits).expanduser() / "classInd.txt").is_file() else "hmdb51"
+        listed = _list_official(kind, layout.root, data.splits, layout.entries)
+    elif data.split_file:
+        listed = list_csv(data, layout.root, layout.entries)
+    else:
+        layout.check_classes()
+        listed = replace(list_class_folders(layout.root, layout.entries), name=clean_name(root.name))
+    return jpeg_folders.with_sources(listed, layout)
+
+
+def _list_official(kind: str, videos: Path, splits: str, entries: Entries) -> VideoList:
+    """Return UCF-101 or HMDB-51 as the official lists have it, the videos in class folders or all in one folder.
+
+    Videos are found by their stem whatever its case and container. Names are those of the lists, class/stem, so that
     they do not hang on the folders' layout.
     """
-    videos, lists = existing_folder("data.videos", data.videos), existing_folder("data.splits", data.splits)
-    classes, splits, entries = (read_ucf101 if data.kind == "ucf101" else read_hmdb51)(lists)
-    files: dict[str, list[Path]] = {}
-    for path in video_files([videos, *subfolders(videos)]):
-        files.setdefault(path.stem.lower(), []).append(path)
+    classes, lists, listed_videos = (read_ucf101 if kind == "ucf101" else read_hmdb51)(
+        existing_folder("data.splits", splits)
+    )
+    found: dict[str, list[Path]] = {}
+    for path in entries.find([videos, *subfolders(videos)]):
+        found.setdefault(entries.bare(path).name.lower(), []).append(path)
     listed = []
-    for entry in entries:
-        paths = files.get(PurePath(entry.name).name.lower(), [videos / f"{entry.name}.avi"])
+    for entry in listed_videos:
+        paths = found.get(PurePath(entry.name).name.lower(), [videos / entry.name])
         if len(paths) > 1:
             raise UserError(f"{paths[0]} and {paths[1]} would share the name {entry.name!r}: rename or remove one")
         listed.append(Video(entry.name, paths[0], entry.label, entry.group, entry.subsets))
-    return VideoList(data.kind, data.kind, classes, splits, tuple(listed))
+    return VideoList(kind, kind, classes, lists, tuple(listed))
 
 
 def _select_classes(listed: VideoList, wanted: tuple[str, ...]) -> VideoList:
@@ -66,11 +98,11 @@ def _select_classes(listed: VideoList, wanted: tuple[str, ...]) -> VideoList:
             raise UserError(f"data.classes: {name!r} is none of the {len(listed.classes)} classes: {', '.join(near)}?")
     classes = tuple(name for name in listed.classes if name in wanted)
     videos = tuple(
-        Video(video.name, video.path, classes.index(listed.classes[video.label]), video.group, video.subsets)
+        replace(video, label=classes.index(listed.classes[video.label]))
         for video in listed.videos
         if listed.classes[video.label] in classes
     )
-    return VideoList(listed.name, listed.kind, classes, listed.splits, videos)
+    return replace(listed, classes=classes, videos=videos)
 
 
 def _present(videos: list[Video], data) -> list[Video]:

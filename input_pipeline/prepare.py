@@ -14,6 +14,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial as bind
@@ -24,7 +25,14 @@ import numpy as np
 
 from input_pipeline import codecs, shards, store, workers
 from input_pipeline.schema import UserError
-from input_pipeline.stages import PrepareSettings, check_settings, encode_video, fingerprint, prepare_video
+from input_pipeline.stages import (
+    PrepareSettings,
+    check_settings,
+    encode_source,
+    encode_video,
+    fingerprint,
+    prepare_video,
+)
 from input_pipeline.store import DATASET_FILE, Dataset, FlowSettings, StoredVideo
 from input_pipeline.video_list import Video, VideoList
 from input_pipeline.videos import iterate_frames, probe_video
@@ -61,7 +69,7 @@ def estimate(video_list: VideoList, settings: PrepareSettings) -> Estimate:
     counts, readable, reason = [], [], "there is no video"
     for video in sample:
         try:
-            counts.append(probe_video(video.path)[0])
+            counts.append(video.source.count_frames() if video.source else probe_video(video.path)[0])
             readable.append(video)
         except UserError as error:
             reason = str(error)
@@ -173,7 +181,9 @@ def _describe(
     video_list: VideoList, settings: PrepareSettings, stored: tuple, files: dict, size: int, quarantined: int
 ) -> Dataset:
     with_flow = settings.method != "none"
-    flow = FlowSettings(settings.method, settings.bound_px, settings.backward, cv2.__version__) if with_flow else None
+    opencv_version = "" if settings.given else cv2.__version__
+    flow = FlowSettings(settings.method, settings.bound_px, settings.backward, opencv_version) if with_flow else None
+    sides = Counter(min(video.height, video.width) for video in stored)
     counts = {
         "videos": len(stored),
         "frames": sum(video.frames for video in stored),
@@ -186,9 +196,9 @@ def _describe(
         kind=video_list.kind,
         classes=tuple(video_list.classes),
         splits=tuple(video_list.splits),
-        streams=("rgb", "flow") if with_flow else ("rgb",),
-        short_side=settings.short_side,
-        jpeg_quality=codecs.JPEG_QUALITY,
+        streams=settings.given or (("rgb", "flow") if with_flow else ("rgb",)),
+        short_side=sides.most_common(1)[0][0] if settings.given else settings.short_side,
+        jpeg_quality=0 if settings.given else codecs.JPEG_QUALITY,  # 0: the files' own, whatever it was
         flow=flow,
         counts=counts,
         checksum=store.checksum(files, stored),
@@ -204,6 +214,11 @@ def _check_same(dataset: Dataset, video_list: VideoList, records: Path, settings
     if dataset.flow and settings.method != "none":
         wanted |= {"flow.bound_px": settings.bound_px, "flow.backward": settings.backward}
         found |= {"flow.bound_px": dataset.flow.bound_px, "flow.backward": dataset.flow.backward}
+    if settings.given:
+        # Nothing is resized, and the bound has a key of its own.
+        own = {"data.short_side": None, "flow.bound_px": None}
+        wanted |= own | {"its streams": settings.given, "data.jpeg_bound_px": wanted.get("flow.bound_px")}
+        found |= own | {"its streams": dataset.streams, "data.jpeg_bound_px": found.get("flow.bound_px")}
     wanted |= {"its classes": tuple(video_list.classes), "its splits": tuple(video_list.splits)}
     found |= {"its classes": dataset.classes, "its splits": dataset.splits}
     wanted |= {video.name: (video.label, video.group, video.subsets) for video in video_list.videos}
@@ -226,6 +241,11 @@ def _check_same(dataset: Dataset, video_list: VideoList, records: Path, settings
 def _time_video(video: Video, settings: PrepareSettings) -> tuple[float, float, float, float]:
     """Return (seconds a frame, seconds a pair, bytes a frame, bytes a pair) from the video's first frames and pair."""
     start = time.perf_counter()
+    if settings.given:
+        encoded = encode_source(video, settings)
+        sizes = {folder: sum(map(len, content)) for folder, content in encoded.records.items()}
+        pair_bytes = sizes.get("flow", 0) / max(1, encoded.frames - 1)
+        return (time.perf_counter() - start) / encoded.frames, 0.0, sizes.get("rgb", 0) / encoded.frames, pair_bytes
     frames = np.stack(list(itertools.islice(iterate_frames(video.path, settings.short_side), _TIMED_FRAMES)))
     frame_s = (time.perf_counter() - start) / len(frames)
     if len(frames) < 2:

@@ -81,8 +81,8 @@ class Dataset:
     classes: tuple[str, ...]
     splits: tuple[str, ...]
     streams: tuple[str, ...]  # "rgb", and "flow" where there is some
-    short_side: int  # px
-    jpeg_quality: int
+    short_side: int  # px; of JPEGs taken over, the commonest smallest side
+    jpeg_quality: int  # 0 for JPEGs taken over, which do not say
     flow: FlowSettings | None
     counts: dict[str, int]  # videos, frames, pairs, quarantined, bytes
     checksum: str  # `checksum` of files and videos

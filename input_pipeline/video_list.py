@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -81,7 +81,9 @@ def inside(root: Path, entry: str, where: str) -> Path:
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder that are not hidden, by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    # scandir knows what is a folder without a call for each of the many files that one may hold.
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def video_files(folders: Iterable[Path]) -> list[Path]:
@@ -92,6 +94,22 @@ def video_files(folders: Iterable[Path]) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
     ]
+
+
+def without_suffix(path: Path) -> Path:
+    """Return the path of a video file without its suffix."""
+    return path.with_suffix("")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What stands for a video in a folder: a file by its suffix, or a folder of pictures."""
+
+    find: Callable[[Iterable[Path]], list[Path]]  # the videos that lie in these folders, by name
+    bare: Callable[[Path], Path]  # a video's path less what is no part of its name
+
+
+FILES = Entries(video_files, without_suffix)
 
 
 def clean_name(name: str) -> str:

@@ -25,14 +25,9 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     if not config.data.records:
         raise UserError("data.records is empty: name the folder that is to hold the records")
     videos = list_config_videos(config)
-    settings = PrepareSettings(
-        short_side=config.data.short_side,
-        method=config.flow.method,
-        bound_px=config.flow.bound_px,
-        backward=config.flow.backward,
-        max_bad_fraction=config.data.max_bad_fraction,
-        processes=config.data.prepare_processes,
-    )
+    settings = prepare_settings(config, videos.given)
+    if videos.given:
+        print(f"{videos.name}: takes over {videos.videos[0].source.describe()}")
     if not (Path(config.data.records) / store.DATASET_FILE).exists():
         print(estimate_line(videos, estimate(videos, settings)))
         if dry_run:
@@ -41,6 +36,22 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
         dataset = prepare(videos, Path(config.data.records), settings, progress.update)
     print(dataset_line(config.data.records, dataset))
     return dataset
+
+
+def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
+    """Return the settings of a config for videos of which the streams `given` lie there as JPEGs."""
+    settings = PrepareSettings(
+        short_side=config.data.short_side,
+        method=config.flow.method,
+        bound_px=config.flow.bound_px,
+        backward=config.flow.backward,
+        max_bad_fraction=config.data.max_bad_fraction,
+        processes=config.data.prepare_processes,
+    )
+    if not given:
+        return settings
+    method, bound_px = ("given" if "flow" in given else "none"), config.data.jpeg_bound_px
+    return replace(settings, given=given, method=method, bound_px=bound_px, spare_field=config.data.spare_field)
 
 
 def list_config_videos(config) -> VideoList:
