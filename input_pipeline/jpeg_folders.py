@@ -12,6 +12,7 @@ Each <video> may lie in a class folder. RGB may also lie in a folder of its own 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -86,6 +87,8 @@ def find_layout(root: Path, frames: Path | None) -> Layout:
         x, y = (Place(root, prefix) for prefix in pairs[0])
         own = None if frames else _frame_prefix(here)
         rgb = Place(root, own) if own is not None else _place_apart(apart)
+        if rgb is None:
+            _warn_of_unknown(here, pairs[0])
         return Layout(root, rgb, x, y)
     halves = [folder for folder in (root, root / "tvl1_flow") if any((folder / half).is_dir() for half in _HALVES)]
     if halves:
@@ -140,6 +143,18 @@ def _frame_prefix(look: _Look) -> str | None:
             f"{look.root}: holds both {names}: keep one kind of RGB frames there (data.videos, data.frames)"
         )
     return found[0] if found else None
+
+
+def _warn_of_unknown(look: _Look, flow: tuple[str, str]) -> None:
+    """Say what lies beside flow that is taken over alone: it may be RGB under a name of its own."""
+    for folder, found in look.found.items():
+        if unknown := sorted(found - set(flow)):
+            logging.getLogger(__name__).warning(
+                "data.videos=%s: only flow is taken over; %s/%s*.jpg is not known for RGB, which is named %s or frame and "
+                "a number (data.frames: RGB that lies apart)",
+                *(look.root, folder, unknown[0], ", ".join(name for name in _FRAME_PREFIXES if name.endswith("_"))),
+            )
+            return
 
 
 def _place_apart(folder: Path | None) -> Place | None:

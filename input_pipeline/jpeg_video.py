@@ -37,8 +37,11 @@ class Series:
 
     def size_bytes(self) -> int:
         """Return the sum of the files' sizes; a dangling link counts nothing."""
-        paths = [self.folder / name for _, name in self.numbered()]
-        return sum(path.stat().st_size for path in paths if path.is_file())
+        wanted = {name for _, name in self.numbered()}
+        if not wanted:
+            return 0
+        with os.scandir(self.folder) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.name in wanted and entry.is_file())
 
     def checked(self) -> tuple[int, list[Path]]:
         """Return the first number and the files in order. Raises UserError ("<folder>: ...") for one missing or double."""

@@ -68,6 +68,7 @@ def train_batches(config, process=0, count=1):
 def test_records_hold_the_files_bytes(taken_over, tiny_config, layout):
     ours, theirs = (Records(config.data.records) for config in (tiny_config, taken_over[layout]))
     assert theirs.dataset.streams == ("rgb", "flow") and theirs.dataset.kind == "jpeg_folders"
+    assert ours.dataset.files == theirs.dataset.files  # their SHA-256, too
     assert (theirs.dataset.flow.method, theirs.dataset.flow.bound_px) == ("given", 8.0)
     assert (theirs.dataset.flow.opencv_version, theirs.dataset.short_side, theirs.dataset.jpeg_quality) == ("", 48, 0)
     for position, (one, other) in enumerate(zip(ours.videos, theirs.videos, strict=True)):
@@ -230,6 +231,15 @@ def test_sets_that_are_refused(tmp_path, files, options, message):
     with pytest.raises(UserError, match=message) as caught:
         list_videos(section(**({"videos": tmp_path} | paths)))
     assert "\n" not in str(caught.value)
+
+
+def test_what_may_be_rgb_under_another_name_is_said(tmp_path, caplog):
+    write_video(tmp_path / "c" / "v", rgb="v_")
+    assert list_videos(section(tmp_path)).given == ("flow",)
+    assert "only flow is taken over; " in caplog.text and "/c/v/v_*.jpg is not known for RGB" in caplog.text
+    caplog.clear()
+    write_video(tmp_path / "c" / "v")
+    assert list_videos(section(tmp_path)).given == ("rgb", "flow") and not caplog.text
 
 
 def test_two_frame_folders_of_one_name_are_not_guessed(tmp_path):

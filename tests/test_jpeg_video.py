@@ -1,4 +1,4 @@
-"""One video's JPEGs: counts, numbers, damage; settings and modes over records that were taken over."""
+"""One video's JPEGs: counts, numbers, damage; the settings; what records say of them."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from jpeg_sets import jpeg, put, write_set, write_video
+from jpeg_sets import jpeg, put, write_video
 from tiny_clips import SETTINGS, run
 
 from configs import base
@@ -14,12 +14,7 @@ from input_pipeline import codecs, prepare
 from input_pipeline.datasets import list_videos
 from input_pipeline.schema import UserError, dequantise_flow
 from input_pipeline.store import Records
-from twostream_jax import cli, validate
-from twostream_jax.drivers.demo import demo
-from twostream_jax.drivers.evaluate import evaluate
-from twostream_jax.drivers.predict import predict
-from twostream_jax.drivers.prepare import prepare_records
-from twostream_jax.drivers.train import train
+from twostream_jax import cli
 
 GIVEN = dataclasses.replace(
     SETTINGS, given=("rgb", "flow"), method="given", bound_px=20.0, short_side=256, max_bad_fraction=0.9
@@ -192,6 +187,14 @@ def test_the_estimate_is_of_the_files(tmp_path):
     assert cost.gigabytes * 1e9 < sum(video.size_bytes() for video in videos.videos) + 27 * 150
 
 
+def test_a_fault_of_every_video_is_named_before_the_work(tmp_path):
+    write_video(tmp_path / "s" / "c" / "v", frames=3, fields=3)
+    with pytest.raises(
+        UserError, match=r"none of 1 videos can be read; one of them: .*: set data\.spare_field=first if"
+    ):
+        prepare.estimate(listing(tmp_path / "s"), GIVEN)
+
+
 def test_the_short_side_is_the_commonest(tmp_path):
     for i, side in enumerate((20, 24, 24)):
         folder = tmp_path / "s" / "c" / f"v{i}"
@@ -238,60 +241,3 @@ def test_processes_change_nothing(tmp_path):
         write_video(tmp_path / "s" / "c" / f"v{i}")
     one, two = (run(listing(tmp_path / "s"), tmp_path / f"r{n}", GIVEN, processes=n) for n in (1, 2))
     assert one == two and one.counts["videos"] == 3
-
-
-@pytest.fixture(scope="module")
-def flow_only(tiny_config, tmp_path_factory):
-    """A temporal net trained on records of given flow without RGB: (config, workdir)."""
-    folder = tmp_path_factory.mktemp("flow_only")
-    config = tiny_config.copy_and_resolve_references()
-    write_set(folder / "set", Records(tiny_config.data.records), "uv", streams=("flow",))
-    config.data.kind, config.data.jpeg_bound_px, config.data.videos = "jpeg_folders", 8.0, str(folder / "set")
-    config.data.records, config.train.steps = str(folder / "records"), 2
-    prepare_records(config)
-    train(config, folder / "run")
-    return config, folder / "run"
-
-
-def test_flow_alone_trains_and_is_scored(flow_only):
-    config, workdir = flow_only
-    assert Records(config.data.records).dataset.streams == ("flow",)
-    found = evaluate(config, workdir)
-    assert found["center"]["videos"] == 9 and found["protocol"] == "4x10"
-
-
-def test_flow_alone_is_refused_where_frames_are_needed(flow_only, tmp_path):
-    config = flow_only[0].copy_and_resolve_references()
-    with pytest.raises(
-        UserError, match=r"holds flow only, and the two-stream run needs RGB and flow; train the one net"
-    ):
-        demo(config, tmp_path / "demo")
-    config.model.name, config.input.streams = "cnn_m_spatial", ("rgb",)
-    with pytest.raises(UserError, match=r"holds flow but no rgb; prepare records with RGB frames, or choose another"):
-        train(config, tmp_path / "spatial")
-
-
-def test_predict_computes_what_came_as_jpegs(flow_only, tiny_config, capsys):
-    config, workdir = flow_only
-    video = next((Records(tiny_config.data.records).path.parent / "videos").glob("*/*.avi"))
-    config.flow.method = "dis"
-    assert predict([(config, workdir)], video)["streams"]["temporal"]["top"]
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert warnings == [
-        f"warning: {workdir} was trained on flow that came as JPEGs; flow.method=dis computes this video's, and "
-        "another method than theirs costs accuracy"
-    ]
-    config = config.copy_and_resolve_references()
-    config.flow.method = "none"
-    with pytest.raises(UserError, match=r"flow\.method=none: the net takes flow; name the method that is nearest"):
-        predict([(config, workdir)], video)
-
-
-def test_the_configs_own_flow_keys_are_not_compared_with_given_flow():
-    config = base.get_config()
-    facts = {"short_side": 240, "flow": {"method": "given", "bound_px": 15.0}}
-    assert len(validate.prepared_otherwise(config, facts | {"flow": {"method": "given", "bound_px": 20.0}})) == 2
-    config.data.kind, config.data.jpeg_bound_px, config.data.records = "jpeg_folders", 20.0, "r"
-    assert validate.prepared_otherwise(config, facts) == [
-        "warning: data.jpeg_bound_px is 20.0 in the config and 15.0 in r; the records rule"
-    ]
