@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
 
     config.flow = ConfigDict(
         {
-            "method": "tvl1",  # tvl1 | dis | farneback | deepflow | none (OpenCV's, on grey frames; jpeg_folders: in predict)
+            "method": "tvl1",  # tvl1 | dis | farneback | deepflow | none (OpenCV's; with jpeg_folders only predict computes)
             "bound_px": 20.0,  # px per frame that the stored range spans to each side, or 'video': each video's own largest
             "backward": False,  # also store the flow from each frame to the one before
         }
