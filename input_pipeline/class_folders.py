@@ -19,8 +19,8 @@ from input_pipeline.video_list import (
     check_spellings,
     clean_name,
     existing_folder,
+    one_line,
     one_spelling,
-    shown,
     subfolders,
     such_as,
 )
@@ -144,7 +144,7 @@ def _check_links(folders: list[Path], real_paths: dict[str, Path]) -> None:
         other = real_paths.setdefault(real, folder)
         if other != folder:
             raise UserError(
-                f"data.videos: {shown(str(folder))} and {shown(str(other))} are one folder: remove the link"
+                f"data.videos: {one_line(str(folder))} and {one_line(str(other))} are one folder: remove the link"
             )
 
 
@@ -192,7 +192,7 @@ def _is_still(found: list[_Found]) -> bool:
         first.setdefault(os.path.splitext(item.path)[1].lower() in IMAGE_SUFFIXES, item.path)
     if len(first) == 2:
         raise UserError(
-            f"data.videos: {shown(first[False])} is a video and {shown(first[True])} an image: keep one kind, or list "
+            f"data.videos: {one_line(first[False])} is a video and {one_line(first[True])} an image: keep one kind, or list "
             "those you mean in a CSV (data.kind=csv)"
         )
     return True in first

@@ -19,8 +19,8 @@ from input_pipeline.video_list import (
     existing_folder,
     inside,
     on_disk,
+    one_line,
     one_spelling,
-    shown,
     unfit,
 )
 
@@ -68,7 +68,9 @@ def list_csv(data, root: Path | None = None, entries: Entries = FILES) -> VideoL
         name = one_spelling(entries.bare(path).relative_to(root).as_posix())
         video = _video(row, f"{file} line {number}", name, on_disk(root, path), label_of, splits, group_column, still)
         if video.path in lines:
-            raise UserError(f"{file} lines {lines[video.path]} and {number} both list {shown(row['path'])}: keep one")
+            raise UserError(
+                f"{file} lines {lines[video.path]} and {number} both list {one_line(row['path'])}: keep one"
+            )
         lines[video.path] = number
         videos.append(video)
     name = clean_name(file.parent.name)
@@ -132,7 +134,7 @@ def _read_csv(file: Path) -> tuple[list[str], _Rows]:
         raise UserError(f"data.split_file={file} cannot be read: {first_line(error)}") from error
     for needed in ("path", "label"):
         if needed not in columns:
-            has = shown(", ".join(columns)) if any(columns) else "none"
+            has = one_line(", ".join(columns)) if any(columns) else "none"
             raise UserError(f"data.split_file={file} has no column {needed!r}: it has {has}")
     twice = [name for name in columns if name and columns.count(name) > 1]
     if twice:
@@ -170,7 +172,7 @@ def _check_row(row: dict[str, str], where: str) -> None:
             raise UserError(f"{where}: the column {column!r} has {len(value)} characters: quotes are not closed?")
         # A line break or NUL in a name would break messages, records and score files.
         if unfit(value):
-            raise UserError(f"{where}: the column {column!r} holds a control character: {shown(value)}")
+            raise UserError(f"{where}: the column {column!r} holds a control character: {one_line(value)}")
     for needed in ("path", "label"):
         if not row[needed]:
             raise UserError(f"{where}: the column {needed!r} is empty")

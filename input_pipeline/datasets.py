@@ -20,8 +20,8 @@ from input_pipeline.video_list import (
     VideoList,
     clean_name,
     existing_folder,
+    one_line,
     one_spelling,
-    shown,
     subfolders,
     such_as,
     unfit,
@@ -116,7 +116,7 @@ def _check_names(videos: list[Video]) -> None:
     for video in videos:
         if unfit(video.name):
             raise UserError(
-                f"data.videos: {shown(video.name)} has a control character or no UTF-8 in its name: rename it"
+                f"data.videos: {one_line(video.name)} has a control character or no UTF-8 in its name: rename it"
             )
     for one, other in itertools.pairwise(videos):
         if one.name == other.name:
@@ -136,7 +136,7 @@ def _part_notes(listed: VideoList) -> list[str]:
         shared = sorted(groups["train"] & groups["test"])
         if untrained and listed.kind == "folder":
             raise UserError(
-                f"data.videos: the class {shown(untrained[0])} has test but no train videos: add some, or choose among "
+                f"data.videos: the class {one_line(untrained[0])} has test but no train videos: add some, or choose among "
                 "the others by data.classes"
             )
         if untrained:

@@ -11,12 +11,9 @@ import cv2
 import numpy as np
 
 from input_pipeline.schema import UserError
-from input_pipeline.videos import quiet_opencv, stored_size, to_stored
+from input_pipeline.videos import MAX_SIDE_PX, quiet_opencv, stored_size, to_stored
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
-
-# The longest side that a JPEG can have by libjpeg, as records store pictures.
-_MAX_SIDE_PX = 65_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +72,6 @@ def _decode(content: bytes) -> np.ndarray | None:
 
 def _size(height: int, width: int, short_side: int, where: str) -> tuple[int, int]:
     size = stored_size(height, width, short_side)
-    if max(size) > _MAX_SIDE_PX:
-        raise UserError(f"{where}: {width}x{height} px would be stored {max(size)} px long, more than {_MAX_SIDE_PX}")
+    if max(size) > MAX_SIDE_PX:
+        raise UserError(f"{where}: {width}x{height} px would be stored {max(size)} px long, more than {MAX_SIDE_PX}")
     return size

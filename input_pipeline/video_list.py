@@ -127,7 +127,7 @@ def unfit(text: str) -> bool:
     return _UNFIT.search(text) is not None
 
 
-def shown(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a name fit for one line of text: escaped where it is unfit, cut at 300 characters."""
     text = ascii(text) if unfit(text) else text
     return text if len(text) <= 300 else f"{text[:297]}..."
@@ -135,7 +135,7 @@ def shown(text: str) -> str:
 
 def such_as(names: list[str]) -> str:
     """Return the first three of these names, for a line of text."""
-    return f"such as {', '.join(shown(name) for name in names[:3])}"
+    return f"such as {', '.join(one_line(name) for name in names[:3])}"
 
 
 def check_spellings(classes: Iterable[str], where: str) -> None:

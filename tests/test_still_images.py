@@ -14,6 +14,7 @@ from tiny_clips import SETTINGS, hashes, run, write_clip
 
 from input_pipeline import codecs
 from input_pipeline.datasets import list_videos
+from input_pipeline.estimate import estimate
 from input_pipeline.schema import UserError
 from input_pipeline.still_images import StillImage, stored_pictures
 from input_pipeline.store import Records
@@ -128,6 +129,8 @@ def test_a_folder_of_images_becomes_records(tmp_path):
         touch(pets, f"{name}.png").joinpath(f"{name}.png").write_bytes(encoded(pillow.fromarray(wanted[name]), "PNG"))
     touch(pets, "dog/bad.jpg").joinpath("dog/bad.jpg").write_bytes(b"no picture")
     listed = list_videos(section("folder", videos=str(pets)))
+    cost = estimate(listed, STILL)
+    assert (cost.videos, cost.frames, cost.pairs) == (4, 4, 0) and cost.gigabytes > 0
     dataset = run(listed, tmp_path / "r", STILL, short_side=60, processes=2)
     assert (dataset.streams, dataset.counts["frames"], dataset.counts["quarantined"]) == (("rgb",), 3, 1)
     assert '"reason": "the picture cannot be decoded (10 bytes)"' in (tmp_path / "r" / "quarantine.jsonl").read_text()

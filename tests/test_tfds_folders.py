@@ -20,6 +20,7 @@ from tiny_clips import SETTINGS, run
 from input_pipeline import codecs, example_files
 from input_pipeline.codecs import Example
 from input_pipeline.datasets import list_videos
+from input_pipeline.estimate import estimate
 from input_pipeline.example_files import list_records, read_record
 from input_pipeline.opencv_flow import compute_flow
 from input_pipeline.schema import UserError, quantise_flow
@@ -177,6 +178,9 @@ def video_feature() -> dict:
 
 def test_videos_become_records_in_worker_processes(clips, tmp_path):
     listed = read(as_tfrecord(clips, tmp_path / "1.0.0"))
+    cost = estimate(listed, SETTINGS)
+    # 4 + 5 + ... + 9 frames.
+    assert (cost.videos, cost.frames, cost.pairs) == (6, 39, 33) and cost.gigabytes > 0
     run(listed, tmp_path / "r", dataclasses.replace(SETTINGS, short_side=24, bound_px=20.0, processes=2))
     records = Records(tmp_path / "r")
     assert [(v.name, v.frames) for v in records.videos] == [(v.name, v.source.count_frames()) for v in listed.videos]
