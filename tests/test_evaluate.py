@@ -1,6 +1,7 @@
 """mode=eval, predict and inspect on a small trained run."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,10 @@ def test_eval_json_has_the_protocols_side_by_side(trained, capsys):
     for stream in ("spatial", "temporal"):
         assert f"{stream}, checkpoint 6" in out
         result = json.loads((workdir.parent / stream / "eval.json").read_text())
+        # Protocol, task, split, subset, share, counts and interval, in one line each.
+        shown = r"videos split 1 test  \d+\.\d % \([0-9.]+/9\)  95 %: \[\d+\.\d, \d+\.\d\]"
+        for protocol, line in zip(("clip", "center", "4x10"), summary_lines(result), strict=True):
+            assert re.fullmatch(f" *{protocol}  {shown}", line) and line in out
         for protocol in ("clip", "center", "4x10"):
             entry = result[protocol]
             assert entry["protocol"] == protocol and entry["subset"] == "test" and entry["videos"] == 9
@@ -245,7 +250,11 @@ def test_inspect_shows_a_run_and_draws_its_filters(trained, tmp_path, capsys):
     rows = {row["name"]: row for row in result["parameters"]}
     assert rows["conv1/kernel"]["shape"] == [7, 7, 6, 8] and rows["conv1/kernel"]["count"] == 7 * 7 * 6 * 8
     assert result["total"] == sum(row["count"] for row in result["parameters"])
-    assert cv2.imread(str(png)).std() > 1
+    assert cv2.imread(str(png)).std() > 1 and result["filters"] == str(png)
+    cli.main(["--mode=inspect", f"--workdir={workdir}", f"--filters={png}"])
+    out = capsys.readouterr().out
+    assert f"filters of the first layer drawn: {png}" in out
+    assert "last line of metrics.jsonl, loss and clip accuracy on training batches: step 6, loss" in out
     cli.main(["--mode=inspect", f"--workdir={workdir.parent}"])
     out = capsys.readouterr().out
     assert "cnn_m_spatial" in out and "cnn_m_temporal" in out and "checkpoints at steps 3, 6" in out

@@ -135,12 +135,24 @@ MISTAKES = [
     (["--mode=prepare", C, "--config.data.split_file={here}/header.csv"], "header.csv lists no videos"),
     (["--mode=prepare", C, "--config.data.split_file={here}/void.csv"], "void.csv has no column 'path'"),
     (["--mode=prepare", C, "--config.data.split_file={here}/other.csv"], "other.csv has no column 'path'"),
-    (["--mode=prepare", C, "--config.data.split_file={here}/capitals.csv"], "capitals.csv has no column 'path'"),
-    (["--mode=prepare", C, "--config.data.split_file={here}/semicolons.csv"], "semicolons.csv has no column 'path'"),
+    (
+        ["--mode=prepare", C, "--config.data.split_file={here}/capitals.csv"],
+        "capitals.csv: 1 of 1 listed videos are absent",
+    ),
+    (
+        ["--mode=prepare", C, "--config.data.split_file={here}/semicolons.csv"],
+        "semicolons.csv: 1 of 1 listed videos are absent",
+    ),
     (["--mode=prepare", C, "--config.data.split_file={here}/utf16.csv"], "utf16.csv cannot be read"),
     (["--mode=prepare", C, "--config.data.split_file={here}/no_split.csv"], "no_split.csv has no column 'split'"),
-    (["--mode=prepare", C, "--config.data.split_file={here}/twice.csv"], "share the name 'a/1'"),
-    (["--mode=prepare", C, "--config.data.split_file={here}/overlap.csv"], "share the name 'a/1'"),
+    (
+        ["--mode=prepare", C, "--config.data.split_file={here}/twice.csv"],
+        "twice.csv lines 2 and 3 both list a/1.avi: keep one",
+    ),
+    (
+        ["--mode=prepare", C, "--config.data.split_file={here}/overlap.csv"],
+        "overlap.csv lines 2 and 3 both list a/1.avi: keep one",
+    ),
     (["--mode=prepare", C, "--config.data.split_file={here}/training.csv"], "training.csv line 2: split 'training'"),
     (
         ["--mode=prepare", C, "--config.data.split_file={here}/no_label.csv"],

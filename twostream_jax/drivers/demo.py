@@ -42,6 +42,11 @@ def demo(config, workdir: Path) -> dict:
     begun = time.monotonic()
     _check_before_work(config, workdir)
     dataset = prepare_records(config)
+    if set(dataset.streams) < {"rgb", "flow"}:
+        raise UserError(
+            f"data.records={config.data.records}: holds {', '.join(dataset.streams)} only, and the two-stream run needs RGB "
+            "and flow; train the one net with --mode=train"
+        )
     report = (_one_split if config.data.split else _every_split)(config, workdir, dataset)
     print(f"done in {time_left(time.monotonic() - begun)}; the report: {workdir / 'report.md'}")
     return report
@@ -59,7 +64,7 @@ def _check_before_work(config, workdir: Path) -> None:
         raise UserError(f"--workdir={workdir}: is the run of one net; name another folder for both streams")
     for stream in NETS:
         check_values(stream_config(config, stream))
-    if config.flow.method == "none":
+    if config.flow.method == "none" and config.data.kind != "jpeg_folders":
         raise UserError("flow.method=none: the two-stream run needs flow; choose dis, tvl1, farneback or deepflow")
 
 

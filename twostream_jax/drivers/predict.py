@@ -93,7 +93,8 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
 def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: Path) -> tuple[list[str], np.ndarray]:
     """Return class names and probabilities [C]."""
     (head, classes), *_ = stored["tasks"].items()
-    setup = _one_video_setup(config, stored["records"], video, folder)
+    method = _flow_method(config, stored["records"], workdir)
+    setup = _one_video_setup(config, stored["records"], method, video, folder)
     mesh = meshes.make_mesh()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
@@ -103,13 +104,29 @@ def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: 
     return classes, scores.probs[0]
 
 
-def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
+def _flow_method(config, facts: dict, workdir: Path) -> str:
+    """Return how the video's flow is computed: as the net's was or, where that came as JPEGs, by flow.method."""
+    if "flow" not in config.input.streams:
+        return "none"
+    if facts["flow"]["method"] != "given":
+        return facts["flow"]["method"]
+    method = config.flow.method
+    if method == "none":
+        raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")
+    print(
+        f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={method} computes this video's, and "
+        "another method than theirs costs accuracy",
+        file=sys.stderr,
+    )
+    return method
+
+
+def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path) -> Setup:
     """Return the setup over records of this one video, made as those that the net was trained on."""
-    flow = facts["flow"] if "flow" in config.input.streams else None
     settings = PrepareSettings(
         short_side=facts["short_side"],
-        method=flow["method"] if flow else "none",
-        bound_px=flow["bound_px"] if flow else config.flow.bound_px,
+        method=method,
+        bound_px=facts["flow"]["bound_px"] if method != "none" else config.flow.bound_px,
         backward=False,
         max_bad_fraction=1.0,
         processes=1,
