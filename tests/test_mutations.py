@@ -22,7 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from conftest import REPOSITORY
 
 from configs import base
-from input_pipeline import codecs
+from input_pipeline import codecs, stages
 from twostream_jax.scores import ScoreFile
 
 SECONDS = 30
@@ -30,7 +30,7 @@ SHOWN = 10  # faults that a failure lists
 MEMORY_BYTES = 4 * 2**30
 # Of every hundred mutated inputs. Videos have the most code below them, and none of it ours.
 SHARES = {
-    "video": 30, "jpeg": 8, "record": 8, "record_file": 8, "dataset": 10, "quarantine": 4,
+    "video": 26, "jpeg": 8, "record": 8, "record_file": 8, "dataset": 10, "quarantine": 4, "partial": 4,
     "ucf101": 7, "hmdb51": 5, "csv": 8, "scores": 6, "config": 6,
 }  # fmt: skip
 # Small clips of many containers and codecs: MJPEG, Xvid, Cinepak, MPEG-4 and H.264 in AVI, MP4, MOV and Matroska.
@@ -100,6 +100,10 @@ def sources(tmp_path_factory, data_dir):
     files = {name: sorted((records / name).glob("*.array_record*")) for name in ("rgb", "flow")}
     made["record_file"] = [*files["rgb"], *files["flow"]]
     made["dataset"], made["quarantine"] = [records / "dataset.json"], [records / "quarantine.jsonl"]
+    (folder / "half" / ".partial").mkdir(parents=True)
+    for video in everything.videos[:2]:
+        stages.prepare_video(video, folder / "half" / ".partial", tiny_clips.SETTINGS)
+    made["partial"] = sorted((folder / "half" / ".partial").iterdir())
     frame, field = (ArrayRecordReader(str(files[name][0])).read([0])[0] for name in ("rgb", "flow"))
     made["record"] = [_file(folder / "frame.record", frame), _file(folder / "field.record", field)]
     made["jpeg"] = [
@@ -163,19 +167,21 @@ def _mutated(kind: str, number: int, sources, folder: pathlib.Path) -> pathlib.P
         "scores": mutate.mutate_npz,
         **dict.fromkeys(("ucf101", "hmdb51", "csv"), mutate.mutate_text),
         **dict.fromkeys(("dataset", "quarantine", "config"), mutate.mutate_json),
-    }.get(kind, mutate.mutate_bytes)
+    }.get(kind, mutate.mutate_json if source.suffix == ".json" else mutate.mutate_bytes)
     data = change(source.read_bytes(), rng)
     if kind in ("video", "jpeg", "record", "scores", "config"):
         return _file(folder / str(number) / source.name, data)
-    root = source.parents[1] if kind == "record_file" else source.parent
+    root = source.parents[1] if kind in ("record_file", "partial") else source.parent
+    if kind == "partial":
+        shutil.rmtree(folder / root.name, ignore_errors=True)  # a run that went well left finished records there
     target = _restored(root, sources[kind], folder)
     path = _file(target / source.relative_to(root), data)
     return path if kind == "csv" else target
 
 
 def _restored(root, files, folder):
-    """Return a copy of the folder `root` inside `folder`, `files` whole again, the clips beside it."""
-    for name in {root.name, "clips"}:
+    """Return a copy of the folder `root` inside `folder`, `files` whole again, the clips and whole records beside it."""
+    for name in {root.name, "clips", "records"}:
         if not (folder / name).exists():
             shutil.copytree(root.parent / name, folder / name)
     for file in files:
