@@ -9,6 +9,9 @@ from pathlib import Path
 from input_pipeline.schema import UserError
 
 _SUBSET_OF_LIST = {"trainlist": "train", "testlist": "test"}
+# The longest line of the official lists has 123 characters. What is longer is no list, and would be matched for minutes.
+_LONGEST_LINE = 500
+_SHOWN = 80  # characters of a line that an error shows
 _SUBSET_OF_FLAG = {"0": None, "1": "train", "2": "test"}  # 0: unused in that split
 
 
@@ -30,7 +33,8 @@ def read_ucf101(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[Li
     ways, HandstandPushups/v_HandStandPushups_g10_c04.avi: classes are matched whatever their case.
 
     Raises UserError for a missing list, a line that does not fit, a label that is not classInd's (as in 0-based
-    copies), and a video in both lists of a split.
+    copies), a video in both lists of a split, and a training list without labels beside a test list with them: the
+    official ones are the other way round, so these were swapped.
     """
     classes = _read_class_index(folder / "classInd.txt")
     label_of = {name.lower(): label for label, name in enumerate(classes)}
@@ -39,9 +43,11 @@ def read_ucf101(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[Li
     if not splits:
         raise UserError(f"data.splits={folder} holds no trainlist01.txt and testlist01.txt: give the official lists")
     for split in splits:
+        lines = {subset: _lines(folder / f"{kind}0{split}.txt") for kind, subset in _SUBSET_OF_LIST.items()}
+        _refuse_swapped(folder, split, lines)
         for kind, subset in _SUBSET_OF_LIST.items():
             file = folder / f"{kind}0{split}.txt"
-            for number, line in _lines(file):
+            for number, line in lines[subset]:
                 video = _parse_ucf101_line(line, label_of, f"{file} line {number}")
                 video = found.setdefault(video.name, video)
                 if video.subsets.setdefault(split, subset) != subset:
@@ -49,16 +55,29 @@ def read_ucf101(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[Li
     return classes, splits, list(found.values())
 
 
+def _refuse_swapped(folder: Path, split: str, lines: dict[str, list[tuple[int, str]]]) -> None:
+    labelled = {subset: any(len(line.split()) > 1 for _, line in listed) for subset, listed in lines.items()}
+    if labelled["test"] and not labelled["train"]:
+        raise UserError(
+            f"data.splits={folder}: testlist0{split}.txt has labels and trainlist0{split}.txt has none, the official ones "
+            "the other way round: they were swapped, take the official lists"
+        )
+
+
 def _read_class_index(file: Path) -> tuple[str, ...]:
     names: dict[int, str] = {}
     for number, line in _lines(file):
         match = re.fullmatch(r"(\d+)\s+(\S+)", line)
         if match is None:
-            raise UserError(f"{file} line {number}: {line!r} is not a class number and name such as '1 ApplyEyeMakeup'")
+            raise UserError(
+                f"{file} line {number}: {_shown(line)} is not a class number and name such as '1 ApplyEyeMakeup'"
+            )
         if int(match[1]) != len(names) + 1:
             raise UserError(
                 f"{file} line {number}: class number {match[1]} where {len(names) + 1} is due: classes count from 1"
             )
+        if match[2].lower() in (name.lower() for name in names.values()):
+            raise UserError(f"{file} line {number}: the class {match[2]!r} stands there twice: take the official lists")
         names[int(match[1])] = match[2]
     return tuple(names.values())
 
@@ -66,7 +85,7 @@ def _read_class_index(file: Path) -> tuple[str, ...]:
 def _parse_ucf101_line(line: str, label_of: dict[str, int], where: str) -> ListedVideo:
     match = re.fullmatch(r"(\w+)/(v_\w+_(g\d+)_c\d+)\.\w+(?:\s+(\d+))?", line)
     if match is None:
-        raise UserError(f"{where}: {line!r} is not an entry such as 'Biking/v_Biking_g01_c01.avi 11'")
+        raise UserError(f"{where}: {_shown(line)} is not an entry such as 'Biking/v_Biking_g01_c01.avi 11'")
     label = label_of.get(match[1].lower())
     if label is None:
         raise UserError(f"{where}: class {match[1]!r} is not in classInd.txt")
@@ -85,7 +104,8 @@ def read_hmdb51(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[Li
     group is the part of the name before `_<class>_`, the film or clip it was cut from:
     50_FIRST_DATES_wave_f_cm_np1_fr_med_0 is of 50_FIRST_DATES.
 
-    Raises UserError for missing lists, a class that lacks one of the splits, and a line that does not fit.
+    Raises UserError for missing lists, a class that lacks one of the splits, a line that does not fit, and a split with
+    more test than training videos: the official ones have 70 and 30 a class, so the flags were swapped.
     """
     matches = [re.fullmatch(r"(\w+)_test_split([123])\.txt", file.name) for file in folder.iterdir()]
     listed = {(match[1], match[2]) for match in matches if match}
@@ -104,13 +124,22 @@ def read_hmdb51(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[Li
                 subset = _SUBSET_OF_FLAG[flag]
                 if subset and video.subsets.setdefault(split, subset) != subset:
                     raise UserError(f"{file} line {number}: {stem} is both train (1) and test (2) in split {split}")
+    for split in splits:
+        train, test = (sum(v.subsets.get(split) == subset for v in found.values()) for subset in ("train", "test"))
+        if train < test:
+            raise UserError(
+                f"data.splits={folder}: split {split} has {train} training and {test} test videos, the official one 3570 "
+                "and 1530: flag 1 is train and 2 is test, take the official lists"
+            )
     return classes, splits, [video for video in found.values() if video.subsets]
 
 
 def _parse_hmdb51_line(line: str, name: str, where: str) -> tuple[str, str]:
     match = re.fullmatch(rf"([^/\\]+_{name}_[^/\\]*)\.\w+\s+([012])", line)
     if match is None:
-        raise UserError(f"{where}: {line!r} is not an entry such as '<source>_{name}_<codes>.avi 1' (flag 0, 1 or 2)")
+        raise UserError(
+            f"{where}: {_shown(line)} is not an entry such as '<source>_{name}_<codes>.avi 1' (flag 0, 1 or 2)"
+        )
     return match[1], match[2]
 
 
@@ -120,4 +149,12 @@ def _lines(file: Path) -> list[tuple[int, str]]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.splits: cannot read the list {file}: {error}") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    for number, line in lines:
+        if len(line) > _LONGEST_LINE:
+            raise UserError(f"{file} line {number}: {_shown(line)} has {len(line)} characters: take the official lists")
+    return lines
+
+
+def _shown(line: str) -> str:
+    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")

@@ -6,15 +6,19 @@ that step, and threads, worker processes, devices and hosts change nothing in wh
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 
 import grain
 import numpy as np
 from absl import flags
 
-from input_pipeline import sampling, transforms
+from input_pipeline import sampling, transforms, workers
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,57 @@ def _run(chain: grain.MapDataset, reading: Reading) -> Iterator[dict[str, np.nda
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         os.environ["JAX_PLATFORMS"] = "cpu"
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=reading.num_workers))
-    return iter(dataset)
+        workers_options = grain.MultiprocessingOptions(num_workers=reading.num_workers)
+        dataset = dataset.mp_prefetch(workers_options, worker_init_fn=_start_worker).map(_own_copy)
+    iterator = iter(dataset)
+    try:
+        # Grain starts its threads and processes when the first batch is asked for.
+        with _interrupts_held_back() if reading.num_workers else contextlib.nullcontext():
+            batch = next(iterator, None)
+        while batch is not None:
+            yield batch
+            batch = next(iterator, None)
+    finally:
+        # Else worker processes are killed at exit, and leave behind the shared memory that batches lie in; Grain's own
+        # objects, which hold the last of them, stand in cycles.
+        iterator.close()
+        del iterator, dataset
+        if reading.num_workers:
+            gc.collect()
+
+
+def _own_copy(batch: dict) -> dict[str, np.ndarray]:
+    """Return the batch outside of the memory shared with the worker that made it.
+
+    The device may hold on to a batch until the program ends, which is too late to give shared memory back.
+    """
+    return {key: np.array(value) for key, value in batch.items()}
+
+
+def _start_worker(index: int, count: int) -> None:
+    workers.start_worker()
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keep Ctrl-C waiting, in this thread and for good in the threads and processes started meanwhile.
+
+    Ctrl-C reaches the whole process group, and a worker takes seconds to come so far that it can say for itself that it
+    leaves the answer to the parent; until then it would print a traceback. What is held back is inherited.
+    """
+    # Python's multiprocessing takes back what is held back where it starts this helper, so it must be there already.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def train_batches(
     records, draw: DrawBatch, window: transforms.Window, *, start_step: int, steps: int, reading: Reading
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Return an iterator over the uint8 batches of steps `start_step` .. `steps` - 1, this process's rows of each."""
+    """Return a generator of the uint8 batches of steps `start_step` .. `steps` - 1, this process's rows of each."""
     chain = (
         grain.MapDataset.range(start_step, steps)
         .map(draw)
@@ -115,7 +162,7 @@ def train_batches(
 def eval_batches(
     records, table: sampling.VideoTable, chunks: list[dict], window: transforms.Window, *, reading: Reading
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Return an iterator over the batches of `chunks` (`sampling.eval_chunks`), this process's rows of each, in order."""
+    """Return a generator of the batches of `chunks` (`sampling.eval_chunks`), this process's rows of each, in order."""
     batch_size = len(chunks[0]["row"])
     chain = (
         grain.MapDataset.source(chunks)

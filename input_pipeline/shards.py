@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from input_pipeline.store import RecordFile
+from input_pipeline.dataset_file import RecordFile
 
 # Few enough files for a whole data set, small enough to copy one by one.
 SHARD_BYTES = 256 * 2**20
@@ -42,6 +42,12 @@ class FinishedVideo:
     records: dict[str, int]  # folder ("rgb", "flow", ...) -> number of records
     sizes: dict[str, int]  # folder -> bytes of its records
     source_bytes: int  # size of what it was made from
+
+
+def shard_videos(places: Sequence[tuple[int, int] | None], number: int) -> list[int]:
+    """Return the positions of the videos whose records lie in file `number`, in the order in which they lie there."""
+    inside = [(place[1], i) for i, place in enumerate(places) if place is not None and place[0] == number]
+    return [i for _, i in sorted(inside)]
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -82,6 +88,38 @@ def read_finished(partial: pathlib.Path, name: str, fingerprint: str) -> Finishe
     return FinishedVideo(**plain) if plain.pop("fingerprint") == fingerprint else None
 
 
+def finished_records(partial: pathlib.Path, name: str, folder: str, length: int) -> list[bytes]:
+    """Return a finished video's records of a folder; OSError when there are not `length` of them."""
+    try:
+        content = ArrayRecordReader(str(_partial_file(partial, name, folder))).read_all()
+    except RuntimeError:
+        content = []
+    if len(content) != length:
+        raise OSError(f"{partial} is damaged at {name}, delete it first")
+    return content
+
+
+def write_shard(file: pathlib.Path, content: Iterable[bytes], sha256: str | None = None) -> str:
+    """Write a record file so that it appears when whole; return its SHA-256.
+
+    With `sha256`, a file of another checksum never appears: ValueError. Raises OSError when the disk refuses.
+    """
+    aside = file.with_name(f"{file.name}.tmp")
+    _write_records(aside, content)
+    found = sha256_of(aside)
+    if sha256 not in (None, found):
+        aside.unlink()
+        raise ValueError(f"its SHA-256 would be {found[:12]}... instead of {sha256[:12]}...")
+    aside.replace(file)
+    return found
+
+
+def sha256_of(file: pathlib.Path) -> str:
+    """Return the SHA-256 (hex) of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def merge(
     records: pathlib.Path,
     folder: str,
@@ -104,16 +142,14 @@ def merge(
     for number in range(count):
         inside = [name for name, shard in zip(names, shards, strict=True) if shard == number]
         file = target / f"{folder}-all.array_record-{number:05d}-of-{count:05d}"
-        aside = file.with_name(f"{file.name}.tmp")
         lengths = {name: finished[name].records[folder] for name in inside}
-        _write_records(aside, _finished_records(partial, folder, lengths, on_video))
-        aside.replace(file)
+        sha256 = write_shard(file, _finished_records(partial, folder, lengths, on_video))
         firsts = [0, *_running_sums(lengths.values())]
         places += [(number, first) for first in firsts[:-1]]
-        with file.open("rb") as stream:
-            files.append(RecordFile(file.name, firsts[-1], hashlib.file_digest(stream, "sha256").hexdigest()))
+        files.append(RecordFile(file.name, firsts[-1], sha256))
         size += file.stat().st_size
-    _write_tfds_metadata(target, folder, files, size)
+    for name, text in tfds_metadata(folder, files, size).items():
+        write_atomically(target / name, text)
     return tuple(files), places, size
 
 
@@ -146,12 +182,7 @@ def _finished_records(
     partial: pathlib.Path, folder: str, lengths: dict[str, int], on_video: Callable[[str], None]
 ) -> Iterator[bytes]:
     for name, length in lengths.items():
-        try:
-            content = ArrayRecordReader(str(_partial_file(partial, name, folder))).read_all()
-        except RuntimeError:
-            content = []
-        if len(content) != length:
-            raise OSError(f"{partial} is damaged at {name}, delete it first")
+        content = finished_records(partial, name, folder, length)
         on_video(name)
         yield from content
 
@@ -168,8 +199,8 @@ def _write_records(path: pathlib.Path, content: Iterable[bytes]) -> None:
         raise OSError(str(error)) from error
 
 
-def _write_tfds_metadata(target: pathlib.Path, folder: str, files: Sequence[RecordFile], size: int) -> None:
-    """Write dataset_info.json and features.json as tensorflow-datasets 4.9 does, without importing it.
+def tfds_metadata(folder: str, files: Sequence[RecordFile], size: int) -> dict[str, str]:
+    """Return the texts of dataset_info.json and features.json as tensorflow-datasets 4.9 writes them, without importing it.
 
     The split is called `records`: `all` is tfds' own word for the union of all splits, so `as_data_source("all")` reads
     it, whereas a split of that name would make it recurse without end. Images are plain bytes, since tfds' Image feature
@@ -187,8 +218,7 @@ def _write_tfds_metadata(target: pathlib.Path, folder: str, files: Sequence[Reco
     if folder != "rgb":
         features["mean"] = _tensor("float32", "2")
     top = _feature("features_dict.FeaturesDict", "featuresDict", {"features": features})
-    write_atomically(target / "dataset_info.json", json.dumps(info, indent=2))
-    write_atomically(target / "features.json", json.dumps(top, indent=2))
+    return {"dataset_info.json": json.dumps(info, indent=2), "features.json": json.dumps(top, indent=2)}
 
 
 def _feature(python_class: str, key: str, content: dict) -> dict:

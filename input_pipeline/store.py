@@ -8,129 +8,20 @@ to frame i. A video's records lie one after another in a single file.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from input_pipeline import codecs
-from input_pipeline.schema import SCHEMA_VERSION, UserError
-
-DATASET_FILE = "dataset.json"
-FOLDERS = ("rgb", "flow", "flow_backward")
+from input_pipeline.dataset_file import DATASET_FILE, read_dataset
+from input_pipeline.schema import UserError
 
 # Random access: read the record's own bytes and nothing around them, in the calling thread.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-
-
-@dataclass(frozen=True)
-class StoredVideo:
-    """One video of a prepared data set. The last three say where its records start: (number of the file, record)."""
-
-    name: str
-    label: int  # 0-based
-    group: str
-    subsets: dict[str, str]  # split -> "train" or "test"
-    frames: int
-    height: int  # px, as stored
-    width: int
-    bound_px: float | None  # the px per frame that level 255 stands for; None without flow
-    source_bytes: int  # size of what it was made from
-    rgb: tuple[int, int] | None = None
-    flow: tuple[int, int] | None = None
-    flow_backward: tuple[int, int] | None = None
-
-    @property
-    def pairs(self) -> int:
-        """Number of stored flow fields in each direction, F - 1, or 0 without flow."""
-        return self.frames - 1 if self.flow else 0
-
-
-@dataclass(frozen=True)
-class FlowSettings:
-    """How the flow was made: `bound_px` is in px per frame, or "video" for each video's own largest component."""
-
-    method: str
-    bound_px: float | str
-    backward: bool
-    opencv_version: str  # values differ between versions
-
-
-@dataclass(frozen=True)
-class RecordFile:
-    """One ArrayRecord file of a folder."""
-
-    file: str
-    records: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """All of dataset.json, in its order; `videos` are sorted by name. It holds no times and no host's names."""
-
-    name: str
-    kind: str
-    classes: tuple[str, ...]
-    splits: tuple[str, ...]
-    streams: tuple[str, ...]  # "rgb", and "flow" where there is some
-    short_side: int  # px; of JPEGs taken over, the commonest smallest side
-    jpeg_quality: int  # 0 for JPEGs taken over, which do not say
-    flow: FlowSettings | None
-    counts: dict[str, int]  # videos, frames, pairs, quarantined, bytes
-    checksum: str  # `checksum` of files and videos
-    files: dict[str, tuple[RecordFile, ...]]  # folder -> its files
-    videos: tuple[StoredVideo, ...]
-
-
-def checksum(files: dict[str, Sequence[RecordFile]], videos: Sequence[StoredVideo]) -> str:
-    """Return the SHA-256 (hex) over the sorted SHA-256s of all record files and the table of videos."""
-    digest = hashlib.sha256()
-    for line in sorted(file.sha256 for folder in files.values() for file in folder):
-        digest.update(f"{line}\n".encode())
-    for video in videos:
-        digest.update(f"{_video_line(video)}\n".encode())
-    return digest.hexdigest()
-
-
-def format_dataset(dataset: Dataset) -> str:
-    """Return dataset.json's text: one line a key, and one line a video."""
-    plain = dataclasses.asdict(dataset) | {"videos": None}
-    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in plain.items() if key != "videos"]
-    lines = [f'"schema": {SCHEMA_VERSION}', *head]
-    videos = ",\n".join(_video_line(video) for video in dataset.videos)
-    return "{\n" + ",\n".join(lines) + ',\n"videos": [\n' + videos + "\n]\n}\n"
-
-
-def read_dataset(path: str | os.PathLike) -> Dataset:
-    """Return what dataset.json in the records folder `path` says.
-
-    Raises UserError when there is none, when it cannot be read, or when it is of another schema version.
-    """
-    file = pathlib.Path(path) / DATASET_FILE
-    if not file.is_file():
-        raise UserError(f"data.records: {path} holds no {DATASET_FILE}; run --mode=prepare first")
-    try:
-        plain = json.loads(file.read_bytes())
-        version = plain.pop("schema")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{file}: has schema version {version}, but this program reads {SCHEMA_VERSION}; "
-            "run --mode=prepare into another data.records"
-        )
-    try:
-        return _dataset(plain)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
 
 
 class Records:
@@ -162,7 +53,7 @@ class Records:
         images = self.frame_jpegs(video, indices)
         frames = np.empty((len(images), *self._size(video), 3), np.uint8)
         for frame, image, i in zip(frames, images, indices, strict=True):
-            frame[:] = self.decode(codecs.decode_frame, image, "rgb", video, i)
+            frame[:] = self.frame(image, video, i)
         return frames
 
     def flow(self, video: int, i: int, count: int, backward: bool = False) -> tuple[np.ndarray, np.ndarray, float]:
@@ -174,8 +65,7 @@ class Records:
         fields = self.field_jpegs(video, range(i, i + count), backward)
         levels = np.empty((count, *self._size(video), 2), np.uint8)
         for k, (x, y, _) in enumerate(fields):
-            levels[k, ..., 0] = self.decode(codecs.decode_grey, x, folder, video, i + k)
-            levels[k, ..., 1] = self.decode(codecs.decode_grey, y, folder, video, i + k)
+            levels[k, ..., 0], levels[k, ..., 1] = (self.plane(jpeg, video, i + k, folder) for jpeg in (x, y))
         means = np.array([mean for _, _, mean in fields], np.float32).reshape(count, 2)
         return levels, means, self.videos[video].bound_px
 
@@ -184,7 +74,7 @@ class Records:
         records = self._read("rgb", video, indices)
         images = []
         for record, i in zip(records, indices, strict=True):
-            name, index, image = self.decode(codecs.parse_frame, record, "rgb", video, i)
+            name, index, image = self._decode(codecs.parse_frame, record, "rgb", video, i)
             self._check(name, index, "rgb", video, i)
             images.append(image)
         return images
@@ -197,10 +87,42 @@ class Records:
         records = self._read(folder, video, indices)
         fields = []
         for record, i in zip(records, indices, strict=True):
-            name, index, x, y, mean = self.decode(codecs.parse_field, record, folder, video, i)
+            name, index, x, y, mean = self._decode(codecs.parse_field, record, folder, video, i)
             self._check(name, index, folder, video, i)
             fields.append((x, y, mean))
         return fields
+
+    def raw(self, folder: str, video: int) -> list[bytes]:
+        """Return all of a video's records in `folder` as they lie there; nothing is decoded."""
+        stored = self.videos[video]
+        return self._read(folder, video, range(stored.frames if folder == "rgb" else stored.frames - 1))
+
+    def frame(self, jpeg: bytes, video: int, index: int) -> np.ndarray:
+        """Return the frame [H, W, 3] of a JPEG that `frame_jpegs` gave; UserError where it is damaged."""
+        return self._sized(self._decode(codecs.decode_frame, jpeg, "rgb", video, index), "rgb", video, index)
+
+    def plane(self, jpeg: bytes, video: int, index: int, folder: str = "flow") -> np.ndarray:
+        """Return one component's levels [H, W] of a JPEG that `field_jpegs` gave; UserError where it is damaged."""
+        return self._sized(self._decode(codecs.decode_grey, jpeg, folder, video, index), folder, video, index)
+
+    def check(self, folder: str, video: int, index: int) -> None:
+        """Raise UserError unless one record can be read and decoded, and is of its video and of the video's size."""
+        if folder == "rgb":
+            (jpeg,) = self.frame_jpegs(video, [index])
+            self.frame(jpeg, video, index)
+            return
+        ((x, y, _),) = self.field_jpegs(video, [index], folder == "flow_backward")
+        self.plane(x, video, index, folder)
+        self.plane(y, video, index, folder)
+
+    def _sized(self, image: np.ndarray, folder: str, video: int, index: int) -> np.ndarray:
+        found, (height, width) = image.shape[:2], self._size(video)
+        if found != (height, width):
+            raise UserError(
+                f"{self._whereabouts(folder, video, index)}: is {found[1]}x{found[0]} px, {DATASET_FILE} says "
+                f"{width}x{height}; prepare or copy it again"
+            )
+        return image
 
     def _read(self, folder: str, video: int, indices: Sequence[int]) -> list[bytes]:
         if not 0 <= video < len(self.videos):
@@ -250,7 +172,7 @@ class Records:
     def _size(self, video: int) -> tuple[int, int]:
         return self.videos[video].height, self.videos[video].width
 
-    def decode(self, function, data: bytes, folder: str, video: int, index: int):
+    def _decode(self, function, data: bytes, folder: str, video: int, index: int):
         """Return `function(data)` (of `codecs`); UserError naming file, video and record where it raises ValueError."""
         try:
             return function(data)
@@ -269,23 +191,3 @@ class Records:
 
 def _flow_folder(backward: bool) -> str:
     return "flow_backward" if backward else "flow"
-
-
-def _video_line(video: StoredVideo) -> str:
-    # Places of folders that do not exist are left out.
-    return json.dumps({key: value for key, value in dataclasses.asdict(video).items() if value is not None})
-
-
-def _dataset(plain: dict) -> Dataset:
-    flow = plain["flow"]
-    plain["flow"] = None if flow is None else FlowSettings(**flow)
-    plain["files"] = {folder: tuple(RecordFile(**file) for file in files) for folder, files in plain["files"].items()}
-    plain["videos"] = tuple(_stored_video(video) for video in plain["videos"])
-    for key in ("classes", "splits", "streams"):
-        plain[key] = tuple(plain[key])
-    return Dataset(**plain)
-
-
-def _stored_video(plain: dict) -> StoredVideo:
-    places = {folder: tuple(plain[folder]) for folder in FOLDERS if folder in plain}
-    return StoredVideo(**({"bound_px": None} | plain | places))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from input_pipeline import codecs, sampling
+from input_pipeline import sampling
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def read_windows(records, videos, anchors, ys, xs, window: Window) -> dict[str, 
         stored = records.videos[video]
         if "rgb" in window.streams:
             (jpeg,) = records.frame_jpegs(video, [anchor])
-            frame = records.decode(codecs.decode_frame, jpeg, "rgb", video, anchor)
+            frame = records.frame(jpeg, video, anchor)
             batch["size"][b] = _place(batch["rgb"][b, 0], frame, y, x)
         if "flow" in window.streams:
             indices = sampling.field_indices(anchor, stored.frames, window.stack, window.flow_offset)
             batch["bound"][b] = stored.bound_px
             for k, (*jpegs, mean) in enumerate(records.field_jpegs(video, indices)):
                 for plane, jpeg in zip(batch["flow"][b, 0, k], jpegs, strict=True):
-                    levels = records.decode(codecs.decode_grey, jpeg, "flow", video, int(indices[k]))
+                    levels = records.plane(jpeg, video, int(indices[k]))
                     batch["size"][b] = _place(plane, levels, y, x)
                 batch["mean"][b, 0, k] = mean
     return batch

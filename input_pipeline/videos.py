@@ -19,6 +19,13 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # take a picture or a numbered name for a video.
 _OPEN_OPTIONS = [cv2.CAP_PROP_N_THREADS, 1]
 
+# The largest frame that H.264 knows, level 6.2: 139,264 macroblocks of 16x16 px, so 8192x4352. A header that claims more
+# is damaged, or its frames want gigabytes each.
+MAX_FRAME_PX = 139_264 * 256
+
+# The longest side that a JPEG can have by libjpeg; a damaged header that claims 60000x2 px would be stored far beyond it.
+MAX_SIDE_PX = 65_500
+
 # OpenCV 5 moved it; it returns the level that was set before.
 _set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
 
@@ -27,8 +34,8 @@ def read_video(path: str | os.PathLike, short_side: int) -> np.ndarray:
     """Return all frames of a video file, uint8 RGB [F, H, W, 3], the smallest side `short_side` px.
 
     The long side is rounded to an even number; rotation metadata is obeyed. A file that breaks off gives the frames
-    before the break. Raises UserError ("<path>: <reason>") when there is no such file, or it cannot be opened or holds
-    no frame.
+    before the break. Raises UserError ("<path>: <reason>") when there is no such file, it cannot be opened, holds no
+    frame, or has frames that are too large (`MAX_FRAME_PX`, `MAX_SIDE_PX` as stored).
     """
     return np.stack(list(iterate_frames(path, short_side)))
 
@@ -37,9 +44,12 @@ def iterate_frames(path: str | os.PathLike, short_side: int) -> Iterator[np.ndar
     """Yield the frames that `read_video` returns, [H, W, 3] each, one at a time; the same errors."""
     capture = _open(path)
     try:
+        claimed = (int(capture.get(what)) for what in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        _refuse_large(path, *claimed, short_side)
         ok, frame = capture.read()
         if not ok:
             raise UserError(f"{path}: holds no frame that can be decoded")
+        _refuse_large(path, *frame.shape[:2], short_side)
         # All frames get the first one's size, also where the stream changes its size half-way.
         height, width = stored_size(*frame.shape[:2], short_side)
         while ok:
@@ -72,6 +82,17 @@ def stored_size(height: int, width: int, short_side: int) -> tuple[int, int]:
         return short_side, short_side
     long_side = 2 * round(short_side * max(height, width) / min(height, width) / 2)
     return (short_side, long_side) if height < width else (long_side, short_side)
+
+
+def _refuse_large(path: str | os.PathLike, height: int, width: int, short_side: int) -> None:
+    """Raise UserError where frames of this size cannot be decoded or stored; a size of nothing says nothing."""
+    if height * width > MAX_FRAME_PX:
+        raise UserError(f"{path}: has frames of {width}x{height} px, more than {MAX_FRAME_PX:,} px each")
+    if min(height, width) > 0 and max(stored_size(height, width, short_side)) > MAX_SIDE_PX:
+        long_side = max(stored_size(height, width, short_side))
+        raise UserError(
+            f"{path}: has frames of {width}x{height} px, stored {long_side} px long: more than {MAX_SIDE_PX}"
+        )
 
 
 def _open(path: str | os.PathLike) -> cv2.VideoCapture:

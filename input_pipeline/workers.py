@@ -22,14 +22,14 @@ DIED = "its worker process died: a crash in the decoder, or too little memory"
 Job = Callable[[Video], Any]
 
 
-def run(videos: Sequence[Video], job: Job, processes: int) -> Iterator[tuple[Video, Any]]:
+def run(videos: Sequence[Video], job: Job, processes: int, inline: bool = False) -> Iterator[tuple[Video, Any]]:
     """Yield (video, job(video)) of every video, in the order in which they finish.
 
-    A video on which a worker process dies is yielded with `DIED`. With one process the job runs in this one, where such
-    a video ends the run. An exception of the job passes through; closing the iterator stops all work at once. Workers
+    A video on which a worker process dies is yielded with `DIED`; `inline`, the job runs in this process, where such a
+    video ends the run. An exception of the job passes through; closing the iterator stops all work at once. Workers
     are spawned, so that they hold neither threads nor locks of this process.
     """
-    if processes == 1:
+    if inline:
         yield from ((video, job(video)) for video in videos)
         return
     left = deque(videos)
@@ -45,7 +45,7 @@ def _run_pool(left: deque[Video], job: Job, processes: int):
     """Yield the results of `left`, emptying it, until all are done or a worker dies; return the videos in work then."""
     running = {}
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(processes, len(left)), multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(min(processes, len(left)), multiprocessing.get_context("spawn"), start_worker)
     try:
         while left or running:
             # Two a process keep all of them busy and few suspect.
@@ -65,7 +65,8 @@ def _run_pool(left: deque[Video], job: Job, processes: int):
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Make this process a worker: Ctrl-C passes it by, it leaves with its parent, and OpenCV uses one thread."""
     # Ctrl-C reaches the whole process group; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)

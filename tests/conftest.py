@@ -17,6 +17,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    """Add the options of the tests whose full number takes long."""
+    parser.addoption("--kills", type=int, default=3, help="how often the kill tests kill; 30 takes minutes")
+    parser.addoption("--mutations", type=int, default=500, help="damaged inputs that test_mutations.py reads")
+
+
 def cpu_environment() -> dict[str, str]:
     """Return the environment of a command run as a user would, with one CPU device."""
     return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}

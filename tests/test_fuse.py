@@ -170,12 +170,16 @@ def test_a_class_without_training_videos_comes_last():
     np.testing.assert_array_equal(scores.probs.argmax(1)[seen], scores.labels[seen])
 
 
+def no_progress(*_):
+    """Take what is told of progress."""
+
+
 def test_c_is_the_default_where_groups_allow_no_choice():
     features, labels = np.eye(4), np.array([0, 0, 1, 1])
-    chosen, details = driver.choose_c(features, labels, np.array(["g"] * 4))
+    chosen, details = driver.choose_c(features, labels, np.array(["g"] * 4), no_progress)
     assert (chosen, details) == (1.0, {"C_from": "default, the training videos have 1 group and folds want two"})
     # Each class is one group: to hold one out leaves a single class.
-    chosen, details = driver.choose_c(features, labels, np.array(["g", "g", "h", "h"]))
+    chosen, details = driver.choose_c(features, labels, np.array(["g", "g", "h", "h"]), no_progress)
     assert (chosen, details) == (1.0, {"C_from": "default, no fold of whole groups leaves two classes to train on"})
 
 
@@ -183,7 +187,12 @@ def test_c_rises_where_a_larger_one_is_needed():
     # One video in six is of class 1, a hair (0.1) away: under strong regularisation the majority swallows it.
     labels = (np.arange(60) % 6 == 0).astype(int)
     features = np.stack([np.ones(60), 0.1 * labels], axis=1)
-    chosen, details = driver.choose_c(features, labels, np.array([f"g{i // 6}" for i in range(60)]))
+    told = []
+    groups = np.array([f"g{i // 6}" for i in range(60)])
+    chosen, details = driver.choose_c(features, labels, groups, lambda *progress: told.append(progress))
+    # Five folds for each of seven values, and the end.
+    assert [done for done, *_ in told] == list(range(36)) and {total for _, total, _ in told} == {35}
+    assert told[0][2] == "C = 0.0625" and told[34][2] == "C = 256" and details["C_videos"] == 60
     accuracies = list(details["C_accuracy"].values())
     assert accuracies[0] == pytest.approx(50 / 60)
     assert max(accuracies) == 1.0
@@ -204,9 +213,9 @@ def test_summary_lines(tmp_path):
     }
     result = {"inputs": [entry | {"path": "x/a.npz", "streams": ""}], "average": entry, "svm": entry}
     assert driver.summary_lines(result) == [
-        "a        25x10  demo split 1 test  96.3 % (52/54)  [87.5, 99.0]",
-        "average  25x10  demo split 1 test  96.3 % (52/54)  [87.5, 99.0]",
-        "svm      25x10  demo split 1 test  96.3 % (52/54)  [87.5, 99.0]",
+        "a alone           25x10  demo split 1 test  96.3 % (52/54)  95 %: [87.5, 99.0]",
+        "fused by average  25x10  demo split 1 test  96.3 % (52/54)  95 %: [87.5, 99.0]",
+        "fused by SVM      25x10  demo split 1 test  96.3 % (52/54)  95 %: [87.5, 99.0]",
     ]
 
 
@@ -216,6 +225,62 @@ def test_one_file_is_refused(tmp_path):
         driver.fuse(paths, [], tmp_path)
     with pytest.raises(UserError, match="--scores=nothing"):
         driver.fuse([], [], tmp_path)
+
+
+def test_one_run_given_twice_is_refused(tmp_path):
+    a, b = two_hand_made()
+    path, other = write(tmp_path, a, b)
+    (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match=r"--scores: .*rgb_test\.npz is given twice"):
+        driver.fuse([path, tmp_path / "x" / ".." / path.name], [], tmp_path / "fused")
+    # A second scoring of the same run, on another device: other last digits.
+    again = dataclasses.replace(a, probs=(a.probs + np.float32([1e-6, -1e-6, 0])).take([0, 1, 2], axis=1))
+    again.write(tmp_path / "again.npz")
+    with pytest.raises(UserError, match=r"again\.npz hold the same scores, those of one run"):
+        driver.fuse([other, path, tmp_path / "again.npz"], [], tmp_path / "fused")
+    trains = write(tmp_path, *toy_streams(6, subset="train", prefix="u", seed=1))
+    with pytest.raises(UserError, match=r"--train_scores: .*rgb_train\.npz is given twice"):
+        driver.fuse([path, other], trains[:1] * 2, tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
+    # Two nets that collapsed to the same class are still two.
+    collapsed = [dataclasses.replace(s, probs=np.float32([[1, 0, 0]] * 3)) for s in (a, b)]
+    assert driver.fuse(write(tmp_path / "two", *collapsed), [], tmp_path / "fused")["average"]["correct"] == 1
+
+
+def test_training_scores_of_two_runs_of_one_net_may_not_change_places(tmp_path):
+    """Two seeds of the same net differ in nothing but their run."""
+    tests, trains = (
+        [
+            dataclasses.replace(s, provenance=s.provenance | {"workdir": f"runs/{i}", "streams": ["rgb"]})
+            for i, s in enumerate(toy_streams(6, subset=subset, prefix=subset, seed=0))
+        ]
+        for subset in ("test", "train")
+    )
+    paths = []
+    for number, scores in enumerate([*tests, *trains]):
+        paths.append(tmp_path / f"{number}.npz")
+        scores.write(paths[-1])
+    with pytest.raises(UserError, match=r"3\.npz: is of the run runs/1, its place is that of runs/0: .*same order"):
+        driver.fuse(paths[:2], paths[:1:-1], tmp_path / "fused")
+    driver.fuse(paths[:2], paths[2:], tmp_path / "fused")
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_svm(tmp_path, monkeypatch):
+    tests = write(tmp_path, *toy_streams(6, subset="test", prefix="t", seed=0))
+    trains = write(tmp_path, *toy_streams(6, subset="train", prefix="u", seed=1))
+    monkeypatch.setattr(driver, "svm_scores", lambda *_: pytest.fail("an SVM was trained"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--workdir=.*file: cannot be written to \(File exists\)"):
+        driver.fuse(tests, trains, tmp_path / "file")
+
+
+def test_the_svm_leaves_no_warning_and_shows_its_progress(tmp_path, capfd, recwarn):
+    tests = write(tmp_path, *toy_streams(30, subset="test", prefix="t", seed=0))
+    trains = write(tmp_path, *toy_streams(60, subset="train", prefix="u", seed=1))
+    driver.fuse(tests, trains, tmp_path / "fused")
+    captured = capfd.readouterr()
+    assert not recwarn.list and captured.out == ""
+    assert captured.err.startswith("fuse: SVM: 35/35 fits, ") and captured.err.count("\n") == 1
 
 
 def test_files_that_do_not_belong_together_are_named(tmp_path):

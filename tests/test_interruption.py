@@ -93,12 +93,13 @@ def test_an_interrupted_run_leaves_no_process_and_resumes_to_the_same_bytes(tmp_
     assert len(begun) >= 2 and not any(map(alive, begun))
     assert not (tmp_path / "r" / "dataset.json").exists()
 
-    said, settings = [], dataclasses.replace(SETTINGS, method="tvl1")
+    told, said, settings = [], [], dataclasses.replace(SETTINGS, method="tvl1")
     videos = interrupted_list(tmp_path / "v")
-    prepare.prepare(videos, tmp_path / "r", settings, lambda *progress: said.append(progress))
-    assert 2 <= said[0][0] < 8 and said[0][1:] == (8, f"{said[0][0]} videos were finished before")
+    prepare.prepare(videos, tmp_path / "r", settings, lambda *progress: told.append(progress), said.append)
+    kept = told[0][0]
+    assert 2 <= kept < 8 and said == [f"{kept} of 8 videos were finished before and are kept"]
     # Each other video is worked on once; then the merge begins.
-    assert [done for done, _, text in said if not text.startswith("merging")] == list(range(said[0][0], 9))
+    assert [done for done, _, text in told if not text.startswith("merging")] == list(range(kept, 9))
     assert hashes(tmp_path / "r") == uninterrupted
 
 

@@ -105,6 +105,21 @@ def ucf_lists(tmp_path: Path, **texts: str) -> Path:
     return write_lists(tmp_path / "lists", **{"classInd": CLASSES, "trainlist01": TRAIN, "testlist01": TEST, **texts})
 
 
+def test_the_published_lists_with_their_flags_or_files_swapped_are_refused(data_dir, tmp_path):
+    for file in (data_dir / "splits" / "hmdb51").glob("*_test_split1.txt"):
+        flags = str.maketrans({"1": "2", "2": "1"})
+        lines = (line.split() for line in file.read_text().splitlines())
+        (tmp_path / file.name).write_text("".join(f"{name} {flag.translate(flags)} \n" for name, flag in lines))
+    with pytest.raises(UserError, match=r"split 1 has 1530 training and 3570 test videos"):
+        read_hmdb51(tmp_path)
+    lists = data_dir / "splits" / "ucf101"
+    (tmp_path / "classInd.txt").write_bytes((lists / "classInd.txt").read_bytes())
+    (tmp_path / "trainlist01.txt").write_bytes((lists / "testlist01.txt").read_bytes())
+    (tmp_path / "testlist01.txt").write_bytes((lists / "trainlist01.txt").read_bytes())
+    with pytest.raises(UserError, match=r"testlist01\.txt has labels and trainlist01\.txt has none"):
+        read_ucf101(tmp_path)
+
+
 @pytest.mark.parametrize(
     "layout",
     [
@@ -145,6 +160,12 @@ def test_ucf101_files_are_found_in_any_layout(tmp_path, layout):
             {"testlist01": "Biking/v_Biking_g08_c01.avi\n"},
             r"testlist01\.txt line 1: Biking/v_Biking_g08_c01 is also in",
         ),
+        (
+            {"trainlist01": TEST, "testlist01": TRAIN},
+            r"data\.splits=.*lists: testlist01\.txt has labels and trainlist01\.txt has none, .* they were swapped",
+        ),
+        ({"classInd": "1 Biking\n2 biking\n"}, r"classInd\.txt line 2: the class 'biking' stands there twice"),
+        ({"testlist01": "x" * 501}, r"testlist01\.txt line 1: 'x{80}\.\.\.' has 501 characters: take the official"),
         ({"trainlist02": TRAIN}, r"data\.splits: cannot read the list .*testlist02\.txt"),
     ],
 )
@@ -198,6 +219,10 @@ def test_hmdb51_flags_by_hand(tmp_path):
         (
             {"wave_test_split1": "A_wave_f_0.avi 1\nA_wave_f_0.avi 2\n"},
             r"line 2: A_wave_f_0 is both train .* in split 1",
+        ),
+        (
+            {"wave_test_split1": "A_wave_f_0.avi 2\nB_wave_f_0.avi 2\nC_wave_f_0.avi 1\n"},
+            r"data\.splits=.*: split 1 has 1 training and 2 test videos, .*: flag 1 is train and 2 is test",
         ),
         ({"wave_test_split1": "A_wave_f_0.avi 1\n", "run_test_split2": ""}, r"cannot read the list .*run_test_split1"),
     ],

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from twostream_jax.report import pictures, tables
+from input_pipeline.schema import dequantise_flow
+from twostream_jax.report import lettering, pictures, tables
 from twostream_jax.report.flow_colour import colour_wheel, flow_to_colour
 from twostream_jax.scores import ScoreFile
 
@@ -94,7 +95,7 @@ def test_most_confidently_wrong_come_in_order():
 
 def test_percent_and_setting():
     entry = {"accuracy": 52 / 54, "correct": 52, "videos": 54, "interval95": [0.8747, 0.98977]}
-    assert tables.percent(entry) == "96.3 % (52/54)  [87.5, 99.0]"
+    assert tables.percent(entry) == "96.3 % (52/54)  95 %: [87.5, 99.0]"
     assert tables.setting({"task": "demo", "split": 1, "folds": 0, "subset": "test"}) == "demo split 1 test"
     assert tables.setting({"task": "demo", "split": 2, "folds": 5, "subset": "test"}) == "demo fold 2 of 5 test"
 
@@ -237,6 +238,26 @@ def test_frames_beside_flow(tmp_path):
     assert picture(tmp_path / "two.png").shape[0] > 1.5 * picture(tmp_path / "one.png").shape[0]
 
 
+def test_a_still_field_is_pale_and_a_moving_one_keeps_its_scale(tmp_path, monkeypatch):
+    """A zero field of bound 20 px decodes to b / 255 = .078 px everywhere, which by its own scale would be saturated."""
+    step = 2 * 20 / 255
+    still = dequantise_flow(np.full((8, 8, 2), 128, np.uint8), 20.0)
+    nearly = still.copy()
+    nearly[3, 3] = dequantise_flow(np.full(2, 127, np.uint8), 20.0)
+    moving = np.random.default_rng(0).normal(0, 5, (40, 40, 2)).astype(np.float32)
+    scales = []
+    monkeypatch.setattr(
+        pictures, "flow_to_colour", lambda flow, scale: scales.append(scale) or flow_to_colour(flow, scale)
+    )
+    frame = np.zeros((8, 8, 3), np.uint8)
+    samples = [("still", frame, still), ("nearly", frame, nearly), ("moving", np.zeros((40, 40, 3), np.uint8), moving)]
+    pictures.frames_beside_flow(tmp_path / "a.png", samples)
+    percentile = np.percentile(np.abs(moving), 99.5)
+    assert scales == pytest.approx([4 * step, 4 * step, percentile], rel=1e-4)
+    # .078 px to each side is .11 px, an eighth of .63 px times the root of two: hardly a colour.
+    assert flow_to_colour(still, scales[0]).min() > 255 * (1 - 0.18)
+
+
 @pytest.mark.parametrize(("channels", "count"), [(3, 96), (3, 13), (20, 96), (20, 12)])
 def test_filters(tmp_path, channels, count):
     kernel = np.random.default_rng(0).normal(size=(7, 7, channels, count)).astype(np.float32)
@@ -249,6 +270,52 @@ def test_filters_keep_their_place():
     image = pictures._mosaic(tiles, columns=3)
     np.testing.assert_array_equal(image[1::2, 1::2, 0], [[0, 0.1, 0.2], [0.3, 0.4, 0.5]])
     assert (image[::2] == 1).all() and (image[:, ::2] == 1).all()
+
+
+def test_every_bar_and_a_single_point_can_be_seen(tmp_path, monkeypatch):
+    figures = []
+    save = pictures._save
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure) or save(figure, path))
+    wrong = make_scores([0, 1], [1, 0], "ab")
+    pictures.per_class_recall(tmp_path / "recall.png", {"spatial": wrong, "fused": make_scores([0, 1], [0, 0], "ab")})
+    axes = figures[0].axes[0]
+    # Spatial: both wrong; fused: a right, b wrong.
+    assert [text.get_text() for text in axes.texts] == ["0", "0", "100", "0"]
+    assert figures[0].legends[0].get_title().get_text() == "toy split 2 test, 25x10, 2 videos"
+    pictures.training_curves(tmp_path / "t.png", {"spatial": [{"step": 6, "loss": 1.0, "clip_accuracy": 0.5}]})
+    for axes in figures[1].axes:
+        assert axes.lines[-1].get_marker() == "o"
+    assert figures[1].axes[1].get_ylabel() == "clip accuracy on training batches"
+    pictures.confusion_matrix(tmp_path / "c.png", wrong)
+    assert figures[2].axes[0].get_title(loc="left").startswith("toy split 2 test, 25x10\n0.0 % (0/2)  95 %: [0.0, ")
+
+
+def test_names_of_any_letters_are_drawn(tmp_path, recwarn, monkeypatch):
+    monkeypatch.setattr(lettering, "font_of", lambda letter: None if letter in "漢字" else lettering.PLAIN)
+    assert lettering.readable("漢字_wave") == "[6F22][5B57] wave"
+    assert lettering.readable("прыжок\n$x_1$") == r"прыжок \$x 1\$"
+    assert lettering.readable("x" * 41) == "x" * 39 + "…" and lettering.readable("x" * 40) == "x" * 40
+    assert lettering.drawable("v_a_$" * 20) == r"v_a_\$" * 20
+    names = ("漢字", "прыжок", "a$b$c", "$", "a\nb", "x" * 300)
+    scores = make_scores(range(6), range(6), names)
+    pictures.confusion_matrix(tmp_path / "c.png", scores)
+    pictures.per_class_recall(tmp_path / "r.png", {"fused": scores})
+    frame = np.zeros((8, 8, 3), np.uint8)
+    pictures.frames_beside_flow(tmp_path / "f.png", [("漢_$a_$", frame, np.ones((8, 8, 2)))])
+    picture(tmp_path / "c.png")
+    assert not [str(warning.message) for warning in recwarn.list if "lyph" in str(warning.message)]
+
+
+def test_another_font_is_taken_where_it_has_the_letter(monkeypatch):
+    lettering.font_of.cache_clear()
+    # The mathematical letter 𝔄 is in fonts that come with matplotlib, the private sign U+E0FF in none.
+    assert lettering.font_of("a") == lettering.PLAIN and lettering.font_of("\ue0ff") is None
+    found = lettering.font_of("\U0001d504")
+    assert found and lettering.families(["a", "\U0001d504", "\ue0ff"]) == sorted(
+        {lettering.PLAIN, found}, key=lambda name: name != lettering.PLAIN
+    )
+    # A font that cannot be read has no letters.
+    assert lettering._characters("/nosuch.ttf") == frozenset()
 
 
 def test_training_curves(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -71,6 +72,8 @@ def test_a_refused_write_leaves_the_old_file(tmp_path):
         ({"meta": np.array("3")}, "not a score file ('int' object"),
         ({"meta": np.array("{")}, "not a score file (Expecting"),
         ({"meta": np.array("{}")}, "its meta lacks task, split, folds, subset, protocol, provenance"),
+        ({"names": np.arange(3)}, "names is no list of words: run --mode=eval again"),
+        ({"classes": np.array([["a", "b", "c"]])}, "classes is no list of words"),
         ({"probs": np.ones((3, 2), np.float32)}, "probs has shape (3, 2), 3 videos of 3 classes want (3, 3)"),
         ({"labels": np.zeros(4, np.int32)}, "labels has shape (4,), 3 videos of 3 classes want (3,)"),
         ({"groups": np.array(["g1"])}, "groups has 1 entries for 3 videos"),
@@ -89,6 +92,22 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, arrays, message):
         ScoreFile.read(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_a_header_that_claims_terabytes_is_refused_before_memory_is_taken(tmp_path):
+    path, damaged = tmp_path / "scores.npz", tmp_path / "damaged.npz"
+    make_scores().write(path)
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(damaged, "w") as changed:
+        for name in stored.namelist():
+            content = stored.read(name)
+            if name == "probs.npy":
+                assert b"(3, 3), }" + 11 * b" " in content
+                content = content.replace(b"(3, 3), }" + 11 * b" ", b"(300000000000, 3), }")
+            changed.writestr(name, content)
+    with pytest.raises(
+        UserError, match=r"damaged\.npz: not a score file \(probs claims 3600000000000 bytes where 36 can"
+    ):
+        ScoreFile.read(damaged)
 
 
 def test_an_empty_set_and_a_foreign_subset_are_refused(tmp_path):

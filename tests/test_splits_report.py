@@ -11,7 +11,7 @@ from twostream_jax.report.splits import write_splits_report
 def entry(split, correct, videos):
     return {
         "accuracy": correct / videos, "correct": correct, "videos": videos, "interval95": [0, 1],
-        "protocol": "25x10", "task": "fight", "split": split, "subset": "test",
+        "protocol": "25x10", "task": "fight", "split": split, "folds": 3, "subset": "test",
     }  # fmt: skip
 
 
@@ -37,5 +37,9 @@ def test_mean_and_spread_over_splits(tmp_path):
     assert report["temporal"]["interval95"] == pytest.approx(wilson_interval(31, 40))
     assert report["fusion"]["average"] == pytest.approx(0.8) and report["largest_class"] == pytest.approx(0.6)
     text = (tmp_path / "report.md").read_text()
-    assert "| temporal | `25x10` | **80.0** | 10.0 | 31/40" in text
+    assert "| temporal | fight 3 folds test | `25x10` | **80.0** | 10.0 | 31/40" in text
+    assert "| pooled, 95 % | fold 1 (n) | fold 2 (n) | fold 3 (n) |" in text and "whole test videos of fight" in text
+    assert {key: report["temporal"][key] for key in ("protocol", "task", "folds", "subset", "splits")} == {
+        "protocol": "25x10", "task": "fight", "folds": 3, "subset": "test", "splits": 3,
+    }  # fmt: skip
     assert "80.0 (10) | 90.0 (10) | 70.0 (20) |" in text and "split3/report.md" in text

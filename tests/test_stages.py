@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tiny_clips import SETTINGS, listed, run, write_clip
 
-from input_pipeline import codecs, prepare, stages
+from input_pipeline import codecs, stages
+from input_pipeline.estimate import estimate
 from input_pipeline.schema import UserError
 from input_pipeline.videos import read_video
 
@@ -71,7 +72,7 @@ def test_a_video_that_does_not_fit_is_set_aside(tmp_path, monkeypatch):
 def test_senseless_settings_are_named(tmp_path, change, words):
     videos = listed(tmp_path, ["a"])
     settings = dataclasses.replace(SETTINGS, **change)
-    for call in (lambda: run(videos, tmp_path / "r", settings), lambda: prepare.estimate(videos, settings)):
+    for call in (lambda: run(videos, tmp_path / "r", settings), lambda: estimate(videos, settings)):
         with pytest.raises(UserError) as error:
             call()
         assert str(error.value) == words

@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from input_pipeline import codecs, shards, store
-from input_pipeline.prepare import PrepareSettings, prepare
-from input_pipeline.schema import UserError
-from input_pipeline.store import Records, read_dataset
+from input_pipeline import codecs, dataset_file, shards
+from input_pipeline.dataset_file import read_dataset
+from input_pipeline.prepare import prepare
+from input_pipeline.schema import SCHEMA_VERSION, UserError
+from input_pipeline.stages import PrepareSettings
+from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 
 SIZES = {"b/short": (4, 32, 48), "a/long": (9, 40, 32), "c": (2, 32, 32)}
@@ -137,8 +139,8 @@ def test_threads_share_one_reader(folder):
 def test_dataset_json_survives_a_round_trip(folder):
     text = (folder / "dataset.json").read_text()
     dataset = read_dataset(folder)
-    assert store.format_dataset(dataset) == text
-    assert json.loads(text)["schema"] == store.SCHEMA_VERSION
+    assert dataset_file.format_dataset(dataset) == text
+    assert json.loads(text)["schema"] == SCHEMA_VERSION
     # One line a video, and one for each other key.
     assert sum(line.startswith('{"name": ') for line in text.splitlines()) == 3
 
@@ -155,7 +157,11 @@ def test_checksum_covers_files_and_videos(folder):
     wanted = hashlib.sha256("".join(f"{line}\n" for line in sorted(hashes) + table).encode()).hexdigest()
     assert dataset.checksum == wanted
     relabelled = (dataclasses.replace(dataset.videos[0], label=2), *dataset.videos[1:])
-    assert store.checksum(dataset.files, dataset.videos) == wanted != store.checksum(dataset.files, relabelled)
+    assert (
+        dataset_file.checksum(dataset.files, dataset.videos)
+        == wanted
+        != dataset_file.checksum(dataset.files, relabelled)
+    )
 
 
 def test_folder_without_dataset_json_is_named(tmp_path):
@@ -209,7 +215,7 @@ def test_records_of_another_video_are_named(copy):
     first, second, third = dataset.videos
     shifted = dataclasses.replace(first, frames=8, rgb=(first.rgb[0], 1))
     (copy / "dataset.json").write_text(
-        store.format_dataset(dataclasses.replace(dataset, videos=(shifted, second, third)))
+        dataset_file.format_dataset(dataclasses.replace(dataset, videos=(shifted, second, third)))
     )
     with pytest.raises(UserError, match=r"a/long, record 0: found record 1 of a/long; dataset\.json is of other files"):
         Records(copy).frames(0, [0])
@@ -227,7 +233,7 @@ def test_damaged_jpeg_is_named(copy, monkeypatch):
 def test_a_stream_that_was_not_prepared_is_named(copy):
     dataset = read_dataset(copy)
     without = tuple(dataclasses.replace(video, flow=None, flow_backward=None) for video in dataset.videos)
-    (copy / "dataset.json").write_text(store.format_dataset(dataclasses.replace(dataset, videos=without)))
+    (copy / "dataset.json").write_text(dataset_file.format_dataset(dataclasses.replace(dataset, videos=without)))
     records = Records(copy)
     assert records.videos[0].pairs == 0
     with pytest.raises(UserError, match=r"holds no flow; prepare another folder with a flow\.method other than none"):

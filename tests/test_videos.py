@@ -1,3 +1,4 @@
+import struct
 import subprocess
 import sys
 
@@ -5,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from input_pipeline import videos
 from input_pipeline.schema import UserError
 from input_pipeline.videos import iterate_frames, probe_video, read_video, stored_size
 
@@ -129,6 +131,35 @@ def test_a_video_without_frames_is_named(tmp_path):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (60, 40))
     writer.release()
     with pytest.raises(UserError, match=r"none\.avi: holds no frame that can be decoded"):
+        read_video(path, 32)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (16000, 16000, "has frames of 16000x16000 px, more than 35,651,584 px each"),
+        (60000, 2, "has frames of 60000x2 px, stored 960000 px long: more than 65500"),
+        (60000, 60000, "cannot be opened as a video"),  # FFmpeg's own limit
+    ],
+)
+def test_a_header_that_claims_enormous_frames_is_refused_before_decoding(tmp_path, width, height, reason):
+    path = write_video(tmp_path / "a.avi", [QUARTERS])
+    stored, claimed = (struct.pack("<II", *size) for size in ((60, 40), (width, height)))
+    data = path.read_bytes()
+    assert data.count(stored) >= 2  # once in the AVI's header, once in the stream's
+    path.write_bytes(data.replace(stored, claimed))
+    with pytest.raises(UserError) as error:
+        read_video(path, 32)
+    assert str(error.value) == f"{path}: {reason}"
+
+
+def test_the_largest_frame_is_8192_by_4352(tmp_path, monkeypatch):
+    assert videos.MAX_FRAME_PX == 8192 * 4352
+    path = write_video(tmp_path / "a.avi", [QUARTERS])
+    monkeypatch.setattr(videos, "MAX_FRAME_PX", 60 * 40)
+    assert read_video(path, 32).shape == (1, 32, 48, 3)
+    monkeypatch.setattr(videos, "MAX_FRAME_PX", 60 * 40 - 1)
+    with pytest.raises(UserError, match=r"a\.avi: has frames of 60x40 px"):
         read_video(path, 32)
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from input_pipeline import prepare
-from input_pipeline.prepare import PrepareSettings
+from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import Video, VideoList
 
 SETTINGS = PrepareSettings(short_side=32, method="dis", bound_px=8.0, backward=False, max_bad_fraction=0.5, processes=1)

@@ -3,50 +3,85 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import gc
+import json
+import logging
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from input_pipeline.schema import UserError, first_line
 from twostream_jax import mesh as meshes
+from twostream_jax.files import cannot_write
 
 # Name of the metric that orders checkpoints: clip accuracy on the validation groups.
 BEST = "validation_accuracy"
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read, or reads otherwise than it was written; `reason` says what is wrong with it."""
+
+    def __init__(self, where: Path, reason: str, advice: str):
+        super().__init__(f"{where}: damaged ({reason}); {advice}")
+        self.reason = reason
+
+
 class Checkpoints:
     """The checkpoints of one run, in `<workdir>/checkpoints`: the latest two and the best on the validation groups.
 
-    Saving is asynchronous; `close` (or leaving the `with` block) waits for what is under way. A save cut off by a crash
-    leaves a folder with a temporary name, which is never read.
+    Saving is asynchronous; `wait`, `close` and leaving the `with` block wait for what is under way. A save cut off by a
+    crash leaves a folder with a temporary name, which is never read. What is read is compared with checksums that were
+    taken of the arrays in memory before they were saved: orbax does not notice bits that changed on the disk.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
         self.folder = Path(workdir).resolve() / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise UserError(f"--workdir={workdir}: holds no checkpoints; train there first, or name another workdir")
+        self._read_only, self._saving, self._failed = read_only, None, False
+        _leave_out_orbax()
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda m: m[BEST], n=1, keep_checkpoints_without_metrics=False)
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder,
-            context=_context(),
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
-            cleanup_tmp_directories=not read_only,
-        )
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                self.folder,
+                context=_context(),
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+                cleanup_tmp_directories=not read_only,
+            )
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.close()
+        except UserError as failed:
+            # Of two errors the first is the one to raise; an ordered stop is none.
+            if not isinstance(error, Exception):
+                raise
+            print(f"warning: {failed}", file=sys.stderr)
 
     def close(self) -> None:
-        """Wait for the save under way."""
-        self._checkpointer.close()
+        """Wait for the save under way; UserError where it fails."""
+        if not self._failed:
+            self._write(self._checkpointer.close)
+
+    def wait(self) -> None:
+        """Wait for the save under way; UserError where it fails."""
+        if self._saving is not None:
+            self._write(self._saving.result)
 
     def steps(self) -> list[int]:
         """Return the saved steps, ascending."""
@@ -54,64 +89,153 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Return the step that was best on the validation groups (the later one of equals), or None without any."""
-        scored = [(c.metrics[BEST], c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        scored = []
+        for step in self.steps():
+            with contextlib.suppress(Damaged):
+                scored.append((self._document(step)[BEST], step))
+        scored = [entry for entry in scored if entry[0] is not None]
         return max(scored)[1] if scored else None
 
     def save(self, step: int, state: Any, config: dict, validation_accuracy: float | None) -> None:
-        """Start saving a step; the arrays are copied off the device before this returns, so the state may be donated."""
-        metrics = None if validation_accuracy is None else {BEST: float(validation_accuracy)}
+        """Start saving a step; the arrays are copied off the device before this returns, so the state may be donated.
+
+        UserError where this or the save before it fails, for want of room or rights; the checkpoints there are kept.
+        """
+        accuracy = None if validation_accuracy is None else float(validation_accuracy)
+        document = {**config, BEST: accuracy, "checksums": checksums(state)}
+        document["checksum"] = _text_checksum(document)
         # A step that stands there already was found damaged when the run resumed from the one before.
-        self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "config": config}, force=True, overwrite=step in self.steps(), metrics=metrics
-        )
+        overwrite = step in self.steps()
+
+        def start() -> None:
+            self._saving = self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": state, "config": document},
+                force=True,
+                overwrite=overwrite,
+                metrics=None if accuracy is None else {BEST: accuracy},
+            )
+
+        self._write(start)
 
     def config(self, step: int) -> dict:
         """Return the `config` item of a step: {"config", "tasks", "records", ...} as the run wrote it."""
-        with self._reading(step), _context():
-            return ocp.load_checkpointables(self.folder / str(step), {"config": None})["config"]
+        ours = (BEST, "checksums", "checksum")
+        return {key: value for key, value in self._document(step).items() if key not in ours}
 
     def restore(self, step: int, abstract_state: Any, mesh: Mesh) -> Any:
         """Return the state of a step, replicated over the mesh; `abstract_state` gives its tree, shapes and dtypes.
 
-        Raises UserError naming the first array that is stored otherwise (orbax itself would cast dtypes silently).
+        Raises Damaged, and UserError naming the first array that is stored otherwise (orbax would cast dtypes silently).
         """
         self._check_arrays(step, abstract_state)
-        with self._reading(step):
-            return self._checkpointer.load_checkpointables(step, {"state": _on_mesh(abstract_state, mesh)})["state"]
+        wanted = {"state": _on_mesh(abstract_state, mesh)}
+        state = self._read(step, "state", lambda: self._checkpointer.load_checkpointables(step, wanted)["state"])
+        self._check_sums(step, state)
+        return state
 
     def restore_params(self, step: int, abstract_params: Any, mesh: Mesh) -> Any:
         """Return the parameters of a step alone, without the optimizer's arrays; otherwise as `restore`."""
         wanted = {"params": abstract_params}
         self._check_arrays(step, wanted)
-        with self._reading(step), _context(partial_load=True):
-            loaded = ocp.load_checkpointables(self.folder / str(step), {"state": _on_mesh(wanted, mesh)})
-        return loaded["state"]["params"]
 
-    @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """Turn whatever goes wrong inside into one line: orbax reports damage in many ways."""
-        try:
-            yield
-        except Exception as error:
-            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
-            raise UserError(
-                f"{self.folder / str(step)}: damaged ({first_line(error)}); choose another step with "
-                f"--config.eval.checkpoint (there are: {others}), or train again"
-            ) from error
+        def load() -> Any:
+            with _context(partial_load=True):
+                return ocp.load_checkpointables(self.folder / str(step), {"state": _on_mesh(wanted, mesh)})["state"]
+
+        state = self._read(step, "state", load)
+        self._check_sums(step, state)
+        return state["params"]
+
+    def _document(self, step: int) -> dict:
+        """Return the `config` item whole, once it agrees with its own checksum."""
+
+        def load() -> Any:
+            with _context():
+                return ocp.load_checkpointables(self.folder / str(step), {"config": None})["config"]
+
+        document = self._read(step, "config", load)
+        if not isinstance(document, dict) or document.pop("checksum", None) != _text_checksum(document):
+            raise self._damaged(step, "its config does not agree with its checksum")
+        return document
 
     def _check_arrays(self, step: int, wanted: Any) -> None:
-        with self._reading(step), _context():
-            metadata = ocp.metadata(self.folder / str(step), checkpointable_name="state").metadata
+        def load() -> Any:
+            with _context():
+                return ocp.metadata(self.folder / str(step), checkpointable_name="state").metadata
+
+        metadata = self._read(step, "state", load)
         stored = {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
         for keys, leaf in jax.tree_util.tree_leaves_with_path(wanted):
             found = stored.get(_path(keys))
-            ours = f"{leaf.dtype}{list(leaf.shape)}"
-            theirs = "absent" if found is None else f"{found.dtype}{list(found.shape)}"
+            if found is None:
+                raise self._damaged(step, f"it lacks {_path(keys)}")
+            ours, theirs = (f"{array.dtype}{list(array.shape)}" for array in (leaf, found))
             if ours != theirs:
                 raise UserError(
                     f"{self.folder / str(step)}: {_path(keys)} is {theirs}, this config's net has {ours}; "
-                    "use the config that the run was trained with, or another step if this one is damaged"
+                    "use the config that the run was trained with"
                 )
+
+    def _check_sums(self, step: int, state: Any) -> None:
+        stored = self._document(step)["checksums"]
+        for part, found in checksums(state).items():
+            if stored[part] != found:
+                raise self._damaged(step, f"its {part} do not agree with their checksum")
+
+    def _read(self, step: int, item: str, load: Callable[[], Any]) -> Any:
+        """Return `load()`; Damaged where it fails: orbax reports damage in many ways."""
+        with _unfinished_tasks_hidden():
+            try:
+                return load()
+            except Exception as error:
+                cause = _cause(error)
+                if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
+                    raise  # says nothing of what lies on the disk
+                reason = f"its {item} cannot be read: {_why(cause)}"
+                del cause
+            gc.collect()
+        # Raised out here so that it holds on to none of orbax's objects.
+        raise self._damaged(step, reason)
+
+    def _damaged(self, step: int, reason: str) -> Damaged:
+        others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+        advice = "an earlier step is needed"
+        if self._read_only:
+            advice = f"choose another step with --config.eval.checkpoint (there are: {others}), or train again"
+        return Damaged(self.folder / str(step), reason, advice)
+
+    def _write(self, work: Callable[[], Any]) -> None:
+        """Call `work`; UserError where the disk refuses it, in this call or in the background since the last."""
+        with _unfinished_tasks_hidden():
+            try:
+                work()
+                return
+            except Exception as error:
+                self._failed = True
+                refused = _as_os_error(_cause(error))
+                if refused is None:
+                    raise
+            gc.collect()
+        raise cannot_write(self.folder, refused)
+
+
+def checksums(state: Any) -> dict[str, int]:
+    """Return the CRC-32 over the bytes of all arrays, in tree order, of each top-level part of a state.
+
+    A CRC finds every change of up to 32 bits in a row; on purpose nothing here keeps out a forger.
+    """
+    sums: dict[str, int] = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+        part = _path(keys[:1])
+        # As bytes, since bfloat16 is no type that the buffer protocol knows.
+        data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        sums[part] = zlib.crc32(data, sums.get(part, 0))
+    return sums
+
+
+def _text_checksum(document: dict) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True).encode())
 
 
 def _path(keys) -> str:
@@ -131,6 +255,50 @@ def _context(partial_load: bool = False) -> ocp.Context:
     context.checkpointables.registry = registry
     context.pytree.loading.partial_load = partial_load
     return context
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the exception at the bottom: orbax wraps what happened several times."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _as_os_error(error: BaseException) -> OSError | None:
+    """Return what the operating system refused; TensorStore has its number in the text of a ValueError."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror)  # without its traceback
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+def _why(error: BaseException) -> str:
+    """Return in a few words what went wrong, without the long names of files that TensorStore begins with."""
+    refused = _as_os_error(error)
+    return refused.strerror if refused and refused.strerror else first_line(error)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _leave_out_orbax() -> None:
+    """Keep what orbax logs off the terminal: its threads tell a failure in many tracebacks, we in one line."""
+    for name in (None, "absl"):
+        logging.getLogger(name).addFilter(_not_from_orbax)
+
+
+@contextlib.contextmanager
+def _unfinished_tasks_hidden() -> Iterator[None]:
+    """Hide what Python says of tasks that orbax leaves behind where it fails, if they are collected in here."""
+    hook, level = sys.unraisablehook, logging.getLogger("asyncio").level
+    try:
+        sys.unraisablehook = lambda _: None
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        yield
+    finally:
+        sys.unraisablehook = hook
+        logging.getLogger("asyncio").setLevel(level)
 
 
 def choose_step(checkpoints: Checkpoints, wanted: str) -> int:

@@ -16,7 +16,7 @@ from twostream_jax import cli_config
 # Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
 MODES = {
     "demo": (),
-    "prepare": ("dry_run",),
+    "prepare": ("dry_run", "verify"),
     "train": ("coordinator", "num_processes", "process_id"),
     "eval": ("coordinator", "num_processes", "process_id"),
     "fuse": ("scores", "train_scores"),
@@ -26,7 +26,8 @@ MODES = {
 
 USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DIR] [--config.section.key=value ...]
 
-  modes: demo (default without --config), train (default with it, or with the --workdir of a run), prepare [--dry_run], eval,
+  modes: demo (default without --config), train (default with it, or with the --workdir of a run),
+         prepare [--dry_run | --verify], eval,
          fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], predict --video=FILE [--runs=DIR,DIR],
          inspect [--json] [--filters=FILE.png]
   several processes: --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -61,6 +62,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_string("config", "", "an experiment's file", flag_values=values)
     flags.DEFINE_string("workdir", "", "folder of the run", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "prepare: print the cost and stop", flag_values=values)
+    flags.DEFINE_boolean("verify", False, "prepare: check the records and repair them", flag_values=values)
     flags.DEFINE_list("scores", [], "fuse: score files of the streams", flag_values=values)
     flags.DEFINE_list("train_scores", [], "fuse: score files of the training videos", flag_values=values)
     flags.DEFINE_string("video", "", "predict: the video file", flag_values=values)
@@ -121,14 +123,19 @@ def _demo(values, rest) -> None:
 
 
 def _prepare(values, rest) -> None:
-    from twostream_jax.drivers.prepare import prepare_records
+    from twostream_jax.drivers.prepare import prepare_records, verify_records
 
     config, name = cli_config.load(values.config or "configs/demo.py", rest)
     if config.data.kind == "synthetic":
         workdir = Path(values.workdir or f"runs/{name}")
         config.data.records = config.data.records or str(workdir / "records")
         config.data.videos = config.data.videos or str(workdir / "videos")
-    prepare_records(config, dry_run=values.dry_run)
+    if values.verify and values.dry_run:
+        raise UserError("--verify and --dry_run: give one of them")
+    if values.verify:
+        verify_records(config)
+    else:
+        prepare_records(config, dry_run=values.dry_run)
 
 
 def _train(values, rest) -> None:
@@ -164,6 +171,8 @@ def _fuse(values, rest) -> None:
     paths, train_paths = ([Path(p) for p in group] for group in (values.scores, values.train_scores))
     workdir = Path(values.workdir or "runs/fused")
     print("\n".join(summary_lines(fuse(paths, train_paths, workdir))))
+    if not train_paths:
+        print("no SVM: it needs --train_scores, made with --mode=eval --config.eval.subset=train")
     print(f"written to {workdir}")
 
 

@@ -6,7 +6,10 @@ import ast
 import difflib
 import importlib.util
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -43,18 +46,80 @@ def load(path: str, overrides: list[str]) -> tuple[ConfigDict, str]:
 
 
 def load_stored(workdir: Path, overrides: list[str]) -> ConfigDict:
-    """Return the config that a run stored in its workdir, with the overrides applied."""
+    """Return the config that a run stored in its workdir, with the overrides applied.
+
+    UserError naming the file, and the key, where it does not hold every key of configs/base.py, and no other, with a
+    value of the key's type: by hand, or by another version of this program, it may have become anything.
+    """
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"--workdir={workdir}: holds no config.json; train there first, or name another workdir")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        config = base.get_config()
-        with config.unlocked(), config.ignore_type():
-            config.update(_tuples(stored))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        stored = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a stored config ({first_line(error)}); train there again") from error
+    config = base.get_config()
+    with config.ignore_type():
+        _fill(config, stored, "", path)
     return apply_overrides(config, overrides)
+
+
+def _fill(section: ConfigDict, stored, prefix: str, path: Path) -> None:
+    """Set every key of a section of `base` to what is stored of it."""
+    if not isinstance(stored, dict):
+        raise _unfit(path, f"{prefix.rstrip('.') or 'it'} is {_shown(stored)}, must be a section of keys")
+    unknown = [key for key in stored if key not in section]
+    if unknown:
+        raise _unfit(path, f"unknown key {_shown(prefix + unknown[0])}")
+    for key in section:
+        name = prefix + key
+        if key not in stored:
+            raise _unfit(path, f"no key {name}")
+        if isinstance(section[key], ConfigDict):
+            _fill(section[key], stored[key], f"{name}.", path)
+            continue
+        kind, fits = _kind(section[key], key)
+        if not fits(stored[key]):
+            raise _unfit(path, f"{name} is {_shown(stored[key])}, must be {kind}")
+        value = stored[key]
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(section[key], float) and isinstance(value, int):
+            value = float(value)
+        section[key] = value
+
+
+def _kind(default, key: str) -> tuple[str, Callable[[Any], bool]]:
+    """Return what a key's stored value must be, in words and as a test."""
+    if isinstance(default, bool):
+        return "true or false", lambda value: isinstance(value, bool)
+    if key == "bound_px":
+        return "px above 0 or 'video'", lambda value: isinstance(value, str) or _is_number(value)
+    if isinstance(default, str):
+        return "a text", lambda value: isinstance(value, str)
+    if key == "drops":
+        return "a list of whole numbers", lambda value: isinstance(value, list) and all(map(_is_whole, value))
+    if isinstance(default, tuple):
+        return "a list of texts", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value)
+    return ("a whole number", _is_whole) if isinstance(default, int) else ("a number", _is_number)
+
+
+def _is_whole(value) -> bool:
+    # 63 bits: what NumPy's and jax's integers hold.
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_number(value) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _shown(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _unfit(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: not a stored config ({what}); mend it, see configs/base.py, or train there again")
 
 
 def _check_keys(config: ConfigDict, wanted: ConfigDict, where: str, prefix: str = "") -> None:
@@ -72,13 +137,6 @@ def _check_keys(config: ConfigDict, wanted: ConfigDict, where: str, prefix: str 
 def load_for_run(config_path: str, workdir: Path, overrides: list[str]) -> ConfigDict:
     """Return the config for work on an existing run: that of `config_path` if given, else the one stored there."""
     return load(config_path, overrides)[0] if config_path else load_stored(workdir, overrides)
-
-
-def _tuples(value):
-    """Return JSON's lists as the tuples that they were."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def apply_overrides(config: ConfigDict, overrides: list[str]) -> ConfigDict:

@@ -2,53 +2,122 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, BinaryIO
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
-from twostream_jax.files import write_text
+from input_pipeline.schema import UserError
+from twostream_jax.files import cannot_write, write_text
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """Return the lines of a run's metrics.jsonl; a last line that a crash cut short is left out."""
+    """Return the lines of a run's metrics.jsonl; a last line that a crash cut short is left out.
+
+    UserError naming a line before it that is no object with a `step`.
+    """
     path = workdir / "metrics.jsonl"
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for number, text in enumerate(texts, 1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+        elif number < len(texts):
+            raise UserError(f"{path}: line {number} is not one that training writes ({text[:40]!r}); delete that line")
     return lines
 
 
 class MetricsLog:
     """Writes lines of numbers to `metrics.jsonl` and to `tensorboard/`; each step stands there once.
 
-    A run that continues from `start_step` first drops the lines of later steps, which it will write again.
+    A run that continues from `start_step` first drops the lines of later steps, which it will write again. UserError
+    naming the file where one cannot be written.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: Path, start_step: int, clock: Callable[[], float] = time.time):
+        self._path, self._clock = workdir / "metrics.jsonl", clock
         kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
-        write_text(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        # purge_step hides what an earlier process wrote of the steps that come again.
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        with self._naming(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+        self._folder = workdir / "tensorboard"
+        with self._naming(self._folder):
+            self._board = _new_events(self._folder, kept, clock())
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Append one line: the step and its numbers."""
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
+        line = {"step": step, **numbers}
+        with self._naming(self._path, self._file):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        with self._naming(self._folder, self._board):
+            self._board.write(_event(line, self._clock()))
+            self._board.flush()
 
     def close(self) -> None:
-        """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        """Close both."""
+        for path, file in ((self._path, self._file), (self._folder, self._board)):
+            with self._naming(path, file):
+                file.close()
+
+    @contextlib.contextmanager
+    def _naming(self, path: Path, file: IO | None = None) -> Iterator[None]:
+        """Turn an OSError inside into a line that names the path; the file is given up."""
+        try:
+            yield
+        except OSError as error:
+            # Closing writes what is still buffered, which fails as it did before; a second close does nothing.
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    file.close()
+            raise cannot_write(path, error) from error
+
+
+def _new_events(folder: Path, lines: list[dict], now: float) -> BinaryIO:
+    """Return the folder's only event file, holding `lines`, open at its end.
+
+    It takes the place of those of earlier starts, so that nothing stands there twice. (tensorboardX's own writer appends
+    a file a start and leaves it to the viewer to hide repeated steps; its thread dies on a full disk.)
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = list(folder.glob("*tfevents*"))
+    # A viewer that is open meanwhile takes START as the word to forget what it has read.
+    start = SessionLog(status=SessionLog.START)
+    heads = (Event(wall_time=now, file_version="brain.Event:2"), Event(wall_time=now, session_log=start))
+    aside = folder / "new.part"
+    aside.write_bytes(b"".join([*map(_framed, heads), *(_event(line, now) for line in lines)]))
+    # Viewers read files in the order of their names, so a later one must sort behind.
+    path = folder / f"events.out.tfevents.{now:017.6f}"
+    os.replace(aside, path)
+    for old in earlier:
+        if old != path:
+            old.unlink()
+    return path.open("ab")
+
+
+def _event(line: dict, now: float) -> bytes:
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
+    return _framed(Event(step=line["step"], wall_time=now, summary=Summary(value=values)))
+
+
+def _framed(event: Event) -> bytes:
+    """Return a record of an event file: length, its checksum, that many bytes, their checksum (TFRecord's format)."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return b"".join([length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))])
 
 
 class NoLog:
@@ -96,6 +165,13 @@ class Progress:
         # Erase to the end of the line, since a shorter text would leave the tail of a longer one.
         self._stream.write(f"\r{line}\033[K" if self._terminal else line + "\n")
         self._stream.flush()
+
+    def say(self, line: str) -> None:
+        """Print a whole line on standard output without tearing the rewritten one."""
+        if self._terminal:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
+        print(line, flush=True)
 
     def __enter__(self) -> Progress:
         return self

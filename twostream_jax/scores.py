@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from input_pipeline.schema import SUBSETS, UserError
+from input_pipeline.schema import SUBSETS, UserError, first_line
 
 ARRAYS = ("names", "groups", "labels", "classes", "probs", "logits")
 META = {"task": str, "split": int, "folds": int, "subset": str, "protocol": str, "provenance": dict}
+
+# A million videos of 256 classes in float32; what claims more is damaged.
+MAX_ARRAY_BYTES = 2**30
 
 # A mean of float32 softmax values sums to 1 within 1e-6; bfloat16 ones within 2^-8.
 SUM_TOLERANCE = 1e-2
@@ -111,6 +115,18 @@ class ScoreFile:
         )
 
 
+def check_writable(workdir: Path) -> None:
+    """Make the folder that scores are to be written to; UserError, before any work, where it cannot be written to."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be written to ({error.strerror}); mend its permissions, or name another folder"
+        ) from error
+
+
 def file_name(task: str, split: int, folds: int, subset: str) -> str:
     """Return how the score file of these videos is called: scores_ucf101_split1_test.npz, scores_fight_fold2of5_test.npz."""
     return f"scores_{task}_" + (f"fold{split}of{folds}" if folds else f"split{split}") + f"_{subset}.npz"
@@ -177,19 +193,36 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such score file: --mode=eval writes scores_<task>_split<k>_<subset>.npz")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [key for key in (*ARRAYS, "meta") if key not in stored.files]
-            arrays = {key: stored[key] for key in ARRAYS if key not in missing}
-            meta = {} if missing else dict(json.loads(str(stored["meta"])))
-    except (ValueError, AttributeError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: not a score file ({reason}): give one that --mode=eval wrote") from None
+        with zipfile.ZipFile(path) as stored:
+            missing = [key for key in (*ARRAYS, "meta") if f"{key}.npy" not in stored.namelist()]
+            arrays = {key: _array(stored, key) for key in ARRAYS if key not in missing}
+            meta = {} if missing else dict(json.loads(str(_array(stored, "meta"))))
+    # zipfile, zlib, NumPy's parser of headers and json fail in a dozen ways on a damaged file.
+    except Exception as error:
+        raise UserError(f"{path}: not a score file ({first_line(error)}): give one that --mode=eval wrote") from None
     if missing:
         raise UserError(f"{path}: not a score file, it has no {', '.join(missing)}: give one that --mode=eval wrote")
     wrong = [key for key, kind in META.items() if not isinstance(meta.get(key), kind)]
     if wrong:
         raise UserError(f"{path}: not a score file, its meta lacks {', '.join(wrong)}: run --mode=eval again")
+    numbers = [key for key in ("names", "groups", "classes") if arrays[key].dtype.kind != "U" or arrays[key].ndim != 1]
+    if numbers:
+        raise UserError(f"{path}: {', '.join(numbers)} is no list of words: run --mode=eval again")
     return arrays, meta
+
+
+def _array(stored: zipfile.ZipFile, key: str) -> np.ndarray:
+    """Return one array of an .npz file, whose header is not believed where it claims more than there is."""
+    info = stored.getinfo(f"{key}.npy")
+    with stored.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        claimed, held = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+    if claimed != held or held > MAX_ARRAY_BYTES:
+        raise ValueError(f"{key} claims {claimed} bytes where {held} can be")
+    with stored.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _refuse_faults(scores: ScoreFile, path: Path) -> None:

@@ -95,6 +95,18 @@ def eval_step(params: Any, batch: dict[str, jax.Array], *, model, inputs: Inputs
     return outputs
 
 
+def all_finite(tree: Any) -> jax.Array:
+    """Return whether every floating-point number of a tree of arrays is one: bool scalar."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def jit_all_finite(mesh: Mesh) -> Callable[[Any], jax.Array]:
+    """Return `all_finite(tree)`, jitted over the mesh: one pass over the memory of the arrays."""
+    whole = meshes.replicated(mesh)
+    return jax.jit(all_finite, in_shardings=whole, out_shardings=whole)
+
+
 def jit_keys(mesh: Mesh, seed: int) -> tuple[jax.Array, jax.Array]:
     """Return the keys of a run's initialisation and of its steps, made on every device of the mesh."""
     return jax.jit(lambda: tuple(jax.random.split(jax.random.key(seed))), out_shardings=meshes.replicated(mesh))()

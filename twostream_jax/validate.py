@@ -5,6 +5,11 @@ Each raises `UserError` with one line that names the key, shows its value and sa
 
 from __future__ import annotations
 
+import math
+
+from ml_collections import ConfigDict
+
+from configs import base
 from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
 
 KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "synthetic")
@@ -21,9 +26,14 @@ FREE_ON_RESUME = (
 )  # fmt: skip
 
 
+def _shown(value) -> str:
+    """Return a value as it stands in an error; a damaged config.json may hold one of any length, sections included."""
+    return " ".join(repr(value).split())[:80]
+
+
 def _one_of(key: str, value, choices) -> None:
     if value not in choices:
-        raise UserError(f"{key}={value!r}: choose one of {', '.join(map(str, choices))}")
+        raise UserError(f"{key}={_shown(value)}: choose one of {', '.join(map(str, choices))}")
 
 
 def _at_least(key: str, value, least) -> None:
@@ -67,12 +77,36 @@ def _check_jpeg_folders(config) -> None:
 
 
 def _check_types(config) -> None:
-    """Check that lists hold words, or whole numbers; the other keys keep the type of their default by themselves."""
+    """Check that each key has the type of its default in configs/base.py, and that lists hold words, or whole numbers.
+
+    The command line reads values as those types; a config file, or a damaged config.json, may hold anything.
+    """
+    for section, default in base.get_config().items():
+        for key, wanted in default.items() if isinstance(default, ConfigDict) else ():
+            _check_type(f"{section}.{key}", config[section][key], wanted)
+    _check_type("seed", config.seed, 0)
     for section, key in (("data", "classes"), ("input", "streams")):
         if not all(isinstance(item, str) for item in config[section][key]):
             raise UserError(f"{section}.{key}={tuple(config[section][key])}: must be words, such as ('a', 'b')")
-    if not all(isinstance(step, int) and step >= 0 for step in config.optim.drops):
+    if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in config.optim.drops):
         raise UserError(f"optim.drops={tuple(config.optim.drops)}: must be steps, whole numbers from 0")
+
+
+def _check_type(key: str, value, wanted) -> None:
+    """Check one value against its default; a whole number may stand for any number, and bound_px is checked apart."""
+    if key == "flow.bound_px":
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = type(value) is type(wanted) or (isinstance(wanted, float) and whole)
+    if not fits or (whole and abs(value) >= 2**31) or (isinstance(value, float) and not math.isfinite(value)):
+        kinds = {
+            bool: "true or false",
+            int: "a whole number below 2^31",
+            float: "a number",
+            str: "a word",
+            tuple: "a list",
+        }
+        raise UserError(f"{key}={_shown(value)}: must be {kinds[type(wanted)]}, such as {wanted!r}")
 
 
 def _check_choices(config, streams_of_models) -> None:
@@ -84,19 +118,20 @@ def _check_choices(config, streams_of_models) -> None:
     _one_of("eval.subset", config.eval.subset, SUBSETS)
     _one_of("eval.crops", config.eval.crops, (1, 10))
     bound = config.flow.bound_px
-    if bound != "video" and not (isinstance(bound, int | float) and not isinstance(bound, bool) and bound > 0):
-        raise UserError(f"flow.bound_px={bound!r}: give px above 0, or 'video' for each video's own largest")
+    number = isinstance(bound, int | float) and not isinstance(bound, bool)
+    if bound != "video" and not (number and 0 < bound < math.inf):
+        raise UserError(f"flow.bound_px={_shown(bound)}: give px above 0, or 'video' for each video's own largest")
 
 
 def _check_ranges(config) -> None:
     at_least_one = {
-        "data": ("short_side", "num_threads"),
+        "data": ("short_side",),
         "input": ("stack", "crop"),
         "train": ("batch_size", "steps", "checkpoint_every", "log_every"),
         "eval": ("frames", "batch_size", "validation_frames"),
     }
     at_least_zero = {
-        "data": ("split", "folds", "num_workers", "prepare_processes", "seed"),
+        "data": ("split", "folds", "num_threads", "num_workers", "prepare_processes", "seed"),
         "input": ("lighting",),
         "optim": ("warmup_steps", "weight_decay", "learning_rate"),
     }
@@ -197,13 +232,22 @@ def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
             )
 
 
-def check_same_records(stored: dict, wanted: dict, workdir) -> None:
-    """Refuse to continue a run on other records than it began with ({"name", "checksum"} each)."""
-    if stored["checksum"] != wanted["checksum"]:
+def check_same_records(stored: dict, wanted: dict, workdir, records) -> None:
+    """Refuse to continue a run on other records than it began with (`Setup.records_facts`), naming what differs."""
+    before, now = _flatten(stored), _flatten(wanted)
+    changed = [key for key in (before | now) if before.get(key) != now.get(key)]
+    if changed:
+        # A checksum says nothing to the eye: it is shown only where nothing else differs.
+        told = [key for key in changed if key != "checksum"] or changed
+        listed = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in told)
         raise UserError(
-            f"--workdir={workdir}: its run used records {stored['name']} with checksum {stored['checksum'][:12]}, "
-            f"data.records now holds {wanted['name']} with {wanted['checksum'][:12]}; use those, or another --workdir"
+            f"data.records={records}: not the records that the run in {workdir} began with: {listed}; "
+            "use those, or another --workdir"
         )
+
+
+def _short(fact) -> str:
+    return str(fact)[:40]
 
 
 def records_differ(stored: dict, found: dict, records: str) -> list[str]:
@@ -240,4 +284,14 @@ def check_same_classes(stored, wanted, workdir, records) -> None:
         raise UserError(
             f"data.records={records}: classes differ from the checkpoint's in {workdir}: "
             f"missing {lacking}; unknown to the net {unknown}; use the records it was trained on"
+        )
+
+
+def check_runs_classes(first, other, first_dir, other_dir) -> None:
+    """Refuse to average two runs whose nets tell other classes apart; their order may differ."""
+    if set(first) != set(other):
+        only = [", ".join(sorted(set(a) - set(b))[:3]) or "none" for a, b in ((first, other), (other, first))]
+        raise UserError(
+            f"--runs: {first_dir} and {other_dir} were trained on different classes "
+            f"(only in the first: {only[0]}; only in the second: {only[1]}); give runs of one data set"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import store
+from input_pipeline import dataset_file
 from input_pipeline.schema import UserError, dequantise_flow
 from twostream_jax import models
 from twostream_jax.drivers.evaluate import eval_name, evaluate, protocol_name, summary_lines
@@ -68,7 +68,7 @@ def _check_before_work(config, workdir: Path) -> None:
         raise UserError("flow.method=none: the two-stream run needs flow; choose dis, tvl1, farneback or deepflow")
 
 
-def _every_split(config, workdir: Path, dataset: store.Dataset) -> dict:
+def _every_split(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
     count = config.data.folds or len(dataset.splits)
     reports = []
     for split in range(1, count + 1):
@@ -82,7 +82,7 @@ def _every_split(config, workdir: Path, dataset: store.Dataset) -> dict:
     return report
 
 
-def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
+def _one_split(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
     evals = {}
     for stream in NETS:
         own = stream_config(config, stream)
@@ -109,7 +109,7 @@ def _one_split(config, workdir: Path, dataset: store.Dataset) -> dict:
     )
 
 
-def _evaluated(config, workdir: Path, dataset: store.Dataset) -> dict:
+def _evaluated(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
     """Return the evaluation of the last checkpoint: the one that is there if it is of these records, or a new one."""
     subset, path = config.eval.subset, workdir / eval_name(config.eval.subset)
     scores = workdir / file_name(dataset.name, config.data.split, config.data.folds, subset)
@@ -131,7 +131,7 @@ def _fused(test: list[Path], train: list[Path], folder: Path) -> dict:
         return fuse(test, [], folder)
 
 
-def _facts(config, dataset: store.Dataset, steps: int) -> dict:
+def _facts(config, dataset: dataset_file.Dataset, steps: int) -> dict:
     return {
         "data": {"name": dataset.name, "classes": len(dataset.classes), **dataset.counts},
         "settings": {

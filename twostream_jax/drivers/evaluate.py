@@ -16,9 +16,9 @@ from twostream_jax.drivers.scoring import Scorer, VideoScores
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.files import write_json
 from twostream_jax.metrics import wilson_interval
-from twostream_jax.report.tables import accuracy_entry, setting, stream_summary
+from twostream_jax.report.tables import accuracy_entry, percent, setting, stream_summary
 from twostream_jax.run_log import Progress
-from twostream_jax.scores import ScoreFile, file_name
+from twostream_jax.scores import ScoreFile, check_writable, file_name
 from twostream_jax.steps import abstract_params
 
 
@@ -48,6 +48,8 @@ def evaluate(config, workdir: Path) -> dict:
         validate.check_same_net(stored["config"], config.to_dict(), workdir)
         validate.check_same_split(stored["config"], config.to_dict(), workdir)
         validate.check_same_classes(classes, setup.classes, workdir, config.data.records)
+        if jax.process_index() == 0:
+            check_writable(workdir)
         for line in validate.records_differ(stored["records"], setup.records_facts, config.data.records):
             print(line, file=sys.stderr)
         mesh = meshes.make_mesh()
@@ -130,11 +132,4 @@ def _summary(file: ScoreFile, scores: VideoScores) -> dict:
 def summary_lines(result: dict) -> list[str]:
     """Return the lines that the terminal shows of an eval.json, a protocol each."""
     entries = [value for value in result.values() if isinstance(value, dict)]
-    lines = []
-    for entry in entries:
-        low, high = entry["interval95"]
-        lines.append(
-            f"{entry['protocol']:>7}  {setting(entry)}  "
-            f"{100 * entry['accuracy']:5.1f} %  of {entry['videos']} videos  [{100 * low:.1f}, {100 * high:.1f}]"
-        )
-    return lines
+    return [f"{entry['protocol']:>7}  {setting(entry)}  {percent(entry)}" for entry in entries]

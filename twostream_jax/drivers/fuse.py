@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from sklearn.svm import LinearSVC
 from input_pipeline.schema import UserError
 from twostream_jax.files import write_json
 from twostream_jax.report.tables import accuracy_entry, percent, setting
-from twostream_jax.scores import ScoreFile, align, align_classes
+from twostream_jax.run_log import Progress
+from twostream_jax.scores import ScoreFile, align, align_classes, check_writable
 
 # The paper does not state C. Ties go to the smallest, the strongest regularisation.
 C_GRID = tuple(2.0**power for power in range(-4, 9, 2))
@@ -25,6 +27,8 @@ MAX_FOLDS = 5
 # Liblinear's own limit for this objective, whatever it is told; scikit-learn only compares with what it was told.
 MAX_ITER = 100_000
 SVM_SEED = 0
+# Two scorings of one run differ by float32 sums in another order, two runs by far more.
+SAME_SCORES = 1e-4
 # How far a class without training videos lies below the lowest decision value: its probability rounds to 0 in float32.
 UNSEEN_MARGIN = 200.0
 
@@ -39,10 +43,10 @@ def fuse(score_paths: Sequence[Path], train_score_paths: Sequence[Path], workdir
     those near one-hot scores, much sharper than on test videos; on simulated scores of that kind (101 classes) the SVM
     stays 0.5 to 4 points below the average. It can pay when one stream is weaker for some classes than for others.
 
-    Raises UserError when fewer than two files are given, or files do not belong together.
+    Raises UserError when fewer than two files are given, one is given twice, or files do not belong together.
     """
     tests, trains = _read_all(score_paths, train_score_paths)
-    workdir.mkdir(parents=True, exist_ok=True)
+    check_writable(workdir)
     average = average_scores(tests)
     average.write(workdir / "fused_average.npz")
     result = {
@@ -61,11 +65,14 @@ def fuse(score_paths: Sequence[Path], train_score_paths: Sequence[Path], workdir
 
 
 def summary_lines(result: dict[str, Any]) -> list[str]:
-    """Return one line an accuracy, such as `average  25x10  demo split 1 test  96.3 % (52/54)  [87.5, 99.0]`."""
-    entries = [(entry["streams"] or Path(entry["path"]).stem, entry) for entry in result["inputs"]]
-    entries.append(("average", result["average"]))
+    """Return one line an accuracy, such as `fused by average  25x10  demo split 1 test  96.3 % (52/54)  95 %: [87.5, 99.0]`.
+
+    Single streams are called by their inputs, `rgb alone`, or by their file where the scores do not tell.
+    """
+    entries = [(f"{entry['streams'] or Path(entry['path']).stem} alone", entry) for entry in result["inputs"]]
+    entries.append(("fused by average", result["average"]))
     if "svm" in result:
-        entries.append(("svm", result["svm"]))
+        entries.append(("fused by SVM", result["svm"]))
     width = max(len(name) for name, _ in entries)
     return [f"{name:<{width}}  {entry['protocol']}  {setting(entry)}  {percent(entry)}" for name, entry in entries]
 
@@ -99,8 +106,9 @@ def svm_scores(tests: Sequence[ScoreFile], trains: Sequence[ScoreFile]) -> tuple
             f"--train_scores: every training video is of the class {classes[seen[0]]!r}, an SVM wants two: "
             "leave --train_scores out for the average alone"
         )
-    chosen, details = choose_c(features, labels, np.array(trains[0].groups))
-    svm = _fit(features, labels, chosen)
+    with Progress("fuse: SVM", "fits") as progress:
+        chosen, details = choose_c(features, labels, np.array(trains[0].groups), progress.update)
+        svm = _fit(features, labels, chosen)
     decision = decision_values(svm, stacked_features(tests), len(classes))
     details |= {
         "C": chosen,
@@ -126,8 +134,12 @@ def stacked_features(streams: Sequence[ScoreFile]) -> np.ndarray:
     return np.concatenate([p / np.linalg.norm(p, axis=1, keepdims=True) for p in probs], axis=1)
 
 
-def choose_c(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[float, dict[str, Any]]:
+def choose_c(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, on_progress: Callable[[int, int, str], None]
+) -> tuple[float, dict[str, Any]]:
     """Return the C of `C_GRID` that classifies most videos right over folds of whole groups, and how that was found.
+
+    `on_progress(fits done, fits, text)` is called as it goes: about five minutes at UCF-101's size.
 
     Clips of one group share scene and actor, so a group is never on both sides. Where there are fewer than two groups,
     or no fold leaves two classes to train on, the result is `C_WITHOUT_GROUPS` and `C_from` says why.
@@ -139,16 +151,15 @@ def choose_c(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tu
     folds = [(fit, held) for fit, held in folds if len(np.unique(labels[fit])) > 1]
     if not folds:
         return C_WITHOUT_GROUPS, {"C_from": "default, no fold of whole groups leaves two classes to train on"}
-    right = [
-        sum(
-            int(np.sum(_fit(features[fit], labels[fit], c).predict(features[held]) == labels[held]))
-            for fit, held in folds
-        )
-        for c in C_GRID
-    ]
+    right, fits = [0] * len(C_GRID), len(C_GRID) * len(folds)
+    for done, ((k, c), (fit, held)) in enumerate(itertools.product(enumerate(C_GRID), folds)):
+        on_progress(done, fits, f"C = {c:g}")
+        right[k] += int(np.sum(_fit(features[fit], labels[fit], c).predict(features[held]) == labels[held]))
+    on_progress(fits, fits, "")
     held_videos = sum(len(held) for _, held in folds)
     details = {
         "C_from": f"{len(folds)} folds over {count} groups of training videos",
+        "C_videos": held_videos,
         "C_accuracy": {f"{c:g}": n / held_videos for c, n in zip(C_GRID, right, strict=True)},
     }
     return C_GRID[int(np.argmax(right))], details
@@ -183,22 +194,31 @@ def _read_all(test_paths: Sequence[Path], train_paths: Sequence[Path]) -> tuple[
             f"--train_scores has {len(train_paths)} files and --scores {len(test_paths)}: "
             "give the training scores of the same networks in the same order"
         )
-    tests = _aligned(test_paths)
-    trains = _aligned(train_paths)
+    tests = _aligned("--scores", test_paths)
+    trains = _aligned("--train_scores", train_paths)
     if trains:
         trains = [
             align_classes(tests[0], t, str(test_paths[0]), str(p)) for t, p in zip(trains, train_paths, strict=True)
         ]
         for test, train, path in zip(tests, trains, train_paths, strict=True):
             _refuse_foreign_training(test, train, path)
+        _refuse_other_order(tests, trains, train_paths)
     return tests, trains
 
 
-def _aligned(paths: Sequence[Path]) -> list[ScoreFile]:
+def _aligned(flag: str, paths: Sequence[Path]) -> list[ScoreFile]:
     files = [ScoreFile.read(path) for path in paths]
-    return files[:1] + [
+    aligned = files[:1] + [
         align(files[0], other, str(paths[0]), str(path)) for other, path in zip(files[1:], paths[1:], strict=True)
     ]
+    for (one, a), (other, b) in itertools.combinations(zip(paths, aligned, strict=True), 2):
+        if one.resolve() == other.resolve():
+            raise UserError(f"{flag}: {one} is given twice: give the scores of two runs")
+        # Both are asked for: collapsed nets may agree on every video, and another lab's run may bear the same name.
+        same_run = all(a.provenance.get(key) == b.provenance.get(key) for key in ("workdir", "step", "streams"))
+        if same_run and np.allclose(a.probs, b.probs, rtol=0, atol=SAME_SCORES):
+            raise UserError(f"{flag}: {one} and {other} hold the same scores, those of one run: give those of two runs")
+    return aligned
 
 
 def _refuse_foreign_training(test: ScoreFile, train: ScoreFile, path: Path) -> None:
@@ -224,8 +244,19 @@ def _refuse_foreign_training(test: ScoreFile, train: ScoreFile, path: Path) -> N
         )
 
 
+def _refuse_other_order(tests: Sequence[ScoreFile], trains: Sequence[ScoreFile], paths: Sequence[Path]) -> None:
+    """Raise UserError where training scores stand at the place of another run's; runs that moved cannot be told apart."""
+    runs = [scores.provenance.get("workdir") for scores in tests]
+    for place, (train, path) in enumerate(zip(trains, paths, strict=True)):
+        own = train.provenance.get("workdir")
+        if own in runs and runs[place] != own:
+            raise UserError(
+                f"--train_scores={path}: is of the run {own}, its place is that of {runs[place]}: "
+                "give the training scores of the same networks in the same order"
+            )
+
+
 def _input_entry(path: Path, scores: ScoreFile) -> dict[str, Any]:
-    streams = scores.provenance.get("streams", "")
-    return {"path": str(path), "streams": streams if isinstance(streams, str) else "+".join(streams)} | accuracy_entry(
-        scores
-    )
+    streams = scores.provenance.get("streams", ())
+    words = "+".join(map(str, streams)) if isinstance(streams, list | tuple) else str(streams)
+    return {"path": str(path), "streams": words} | accuracy_entry(scores)

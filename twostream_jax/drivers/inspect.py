@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import store
+from input_pipeline import dataset_file
 from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax import validate
@@ -30,7 +30,10 @@ def inspect_config(config) -> dict:
 
 
 def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict:
-    """Return the parameter table, config, steps and last metrics of the run in `workdir`; draws conv1 if asked to."""
+    """Return the parameter table, config, steps and last metrics of the run in `workdir`; draws conv1 if asked to.
+
+    `filters` is the picture that was drawn.
+    """
     check_values(config)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = choose_step(checkpoints, str(config.eval.checkpoint))
@@ -54,6 +57,8 @@ def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict
             "config": stored["config"],
             "metrics": read_metrics(workdir)[-1:],
         }
+        if filters_path is not None:
+            result["filters"] = str(filters_path)
     return result
 
 
@@ -70,7 +75,10 @@ def report_lines(result: dict) -> list[str]:
         best = f", best {result['best']}" if result["best"] is not None else ""
         lines.append(f"{result['workdir']}: checkpoints at steps {saved}{best}; trained on {result['records']['name']}")
         for line in result["metrics"]:
-            lines.append("last metrics: " + ", ".join(f"{key} {value:.4g}" for key, value in line.items()))
+            numbers = ", ".join(f"{key} {value:.4g}" for key, value in line.items())
+            lines.append(f"last line of metrics.jsonl, loss and clip accuracy on training batches: {numbers}")
+        if "filters" in result:
+            lines.append(f"filters of the first layer drawn: {result['filters']}")
     return lines
 
 
@@ -81,8 +89,8 @@ def _table(params) -> dict:
 
 def _tasks(config) -> dict[str, int]:
     """Return {task: classes} of a config that may have no records yet."""
-    if config.data.records and (Path(config.data.records) / store.DATASET_FILE).exists():
-        dataset = store.read_dataset(Path(config.data.records))
+    if config.data.records and (Path(config.data.records) / dataset_file.DATASET_FILE).exists():
+        dataset = dataset_file.read_dataset(Path(config.data.records))
         return {dataset.name: len(dataset.classes)}
     if config.data.classes:
         return {config.data.kind: len(config.data.classes)}

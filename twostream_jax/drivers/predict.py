@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.prepare import QUARANTINE_FILE, PrepareSettings, estimate, prepare
+from input_pipeline.estimate import estimate
+from input_pipeline.prepare import prepare
+from input_pipeline.quarantine import read_quarantine
 from input_pipeline.schema import UserError
+from input_pipeline.stages import PrepareSettings
 from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 from twostream_jax import mesh as meshes
@@ -32,11 +34,14 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
     with the settings of the records that each net was trained on, so that its scores are those that eval would give.
     """
     if not video.is_file():
-        raise UserError(f"--video={video}: there is no such file")
+        raise UserError(
+            f"--video={video}: {'is a folder; give one file' if video.is_dir() else 'there is no such file'}"
+        )
+    loaded = _load_all(runs)
     streams, scored = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for number, (config, workdir) in enumerate(runs):
-            classes, probs, step = _score(config, workdir, video, Path(folder) / str(number))
+        for number, ((config, workdir), (step, stored)) in enumerate(zip(runs, loaded, strict=True)):
+            classes, probs = _score(config, workdir, step, stored, video, Path(folder) / str(number))
             key = _stream_name(config, workdir, streams)
             streams[key] = {"workdir": str(workdir), "checkpoint": step, "top": _top(classes, probs)}
             scored.append((classes, probs))
@@ -47,8 +52,38 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
         "streams": streams,
     }
     if len(scored) > 1:
-        result["fused"] = {"method": "average", "top": _fuse(scored, [str(workdir) for _, workdir in runs])}
+        result["fused"] = {"method": "average", "top": _fuse(scored)}
     return result
+
+
+def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict]]:
+    """Return (step, config item) of each run's checkpoint, before any device work; UserError where they do not fit."""
+    loaded = []
+    for config, workdir in runs:
+        check_values(config)
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            step = choose_step(checkpoints, str(config.eval.checkpoint))
+            stored = checkpoints.config(step)
+        validate.check_same_net(stored["config"], config.to_dict(), workdir)
+        _flow_method(config, stored["records"])
+        loaded.append((step, stored))
+    (first, first_dir), classes = runs[0], _classes(loaded[0][1])
+    for number, ((config, workdir), (_, stored)) in enumerate(zip(runs, loaded, strict=True)):
+        if any(workdir.resolve() == earlier.resolve() for _, earlier in runs[:number]):
+            raise UserError(f"--runs: {workdir} is given twice; give each run once")
+        validate.check_runs_classes(classes, _classes(stored), first_dir, workdir)
+        ours, theirs = (protocol_name(c.eval.frames, c.eval.crops) for c in (first, config))
+        if ours != theirs or first.eval.frames != config.eval.frames:
+            raise UserError(
+                f"--runs: {first_dir} scores by {ours} and {workdir} by {theirs}; "
+                "set --config.eval.frames and --config.eval.crops for both"
+            )
+    return loaded
+
+
+def _classes(stored: dict) -> list[str]:
+    (classes, *_) = stored["tasks"].values()
+    return classes
 
 
 def _stream_name(config, workdir: Path, taken: dict) -> str:
@@ -56,43 +91,39 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
     return str(workdir) if name in taken else name
 
 
-def _score(config, workdir: Path, video: Path, folder: Path) -> tuple[list[str], np.ndarray, int]:
-    """Return class names, probabilities [C] and the checkpoint's step."""
-    check_values(config)
+def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: Path) -> tuple[list[str], np.ndarray]:
+    """Return class names and probabilities [C]."""
+    (head, classes), *_ = stored["tasks"].items()
+    if "flow" in config.input.streams and stored["records"]["flow"]["method"] == "given":
+        print(
+            f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={config.flow.method} computes this "
+            "video's, and another method than theirs costs accuracy",
+            file=sys.stderr,
+        )
+    setup = _one_video_setup(config, stored["records"], video, folder)
+    mesh = meshes.make_mesh()
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = choose_step(checkpoints, str(config.eval.checkpoint))
-        stored = checkpoints.config(step)
-        (head, classes), *_ = stored["tasks"].items()
-        validate.check_same_net(stored["config"], config.to_dict(), workdir)
-        method = _flow_method(config, stored["records"], workdir)
-        setup = _one_video_setup(config, stored["records"], method, video, folder)
-        mesh = meshes.make_mesh()
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
     scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
     with Progress(f"predict {workdir}", "stacks") as progress:
         scores = scorer(params, setup.table("test"), np.zeros(1, np.int64), head, config.eval.frames, progress.update)
-    return classes, scores.probs[0], step
+    return classes, scores.probs[0]
 
 
-def _flow_method(config, facts: dict, workdir: Path) -> str:
+def _flow_method(config, facts: dict) -> str:
     """Return how the video's flow is computed: as the net's was or, where that came as JPEGs, by flow.method."""
     if "flow" not in config.input.streams:
         return "none"
     if facts["flow"]["method"] != "given":
         return facts["flow"]["method"]
-    method = config.flow.method
-    if method == "none":
+    if config.flow.method == "none":
         raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")
-    print(
-        f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={method} computes this video's, and "
-        "another method than theirs costs accuracy",
-        file=sys.stderr,
-    )
-    return method
+    return config.flow.method
 
 
-def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path) -> Setup:
+def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
     """Return the setup over records of this one video, made as those that the net was trained on."""
+    method = _flow_method(config, facts)
     settings = PrepareSettings(
         short_side=facts["short_side"],
         method=method,
@@ -117,9 +148,7 @@ def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path
 
 def _reason(folder: Path) -> str:
     """Return why the video was set aside; empty when it was not."""
-    path = folder / QUARANTINE_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return json.loads(lines[0])["reason"] if lines else ""
+    return next((line["reason"] for line in read_quarantine(folder).values()), "")
 
 
 def _top(classes: list[str], probs: np.ndarray) -> list[dict]:
@@ -128,13 +157,8 @@ def _top(classes: list[str], probs: np.ndarray) -> list[dict]:
     return [{"class": classes[i], "probability": round(float(probs[i]), 6)} for i in order]
 
 
-def _fuse(scored: list[tuple[list[str], np.ndarray]], names: list[str]) -> list[dict]:
+def _fuse(scored: list[tuple[list[str], np.ndarray]]) -> list[dict]:
+    """Return the top classes of the mean of the runs' probabilities, classes matched by name."""
     classes = scored[0][0]
-    total = np.zeros(len(classes))
-    for (own, probs), name in zip(scored, names, strict=True):
-        if set(own) != set(classes):
-            raise UserError(
-                f"--runs: {names[0]} and {name} were trained on different classes; give runs of one data set"
-            )
-        total += probs[[own.index(c) for c in classes]]
+    total = sum(probs[[own.index(c) for c in classes]] for own, probs in scored)
     return _top(classes, total / len(scored))

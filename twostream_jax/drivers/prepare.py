@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from input_pipeline import store, synthetic
+from input_pipeline import dataset_file, synthetic
+from input_pipeline.dataset_file import Dataset
 from input_pipeline.datasets import list_videos
-from input_pipeline.prepare import Estimate, PrepareSettings, estimate, prepare
+from input_pipeline.estimate import Estimate, check_room, estimate, size_words
+from input_pipeline.prepare import prepare, verify
 from input_pipeline.schema import UserError
-from input_pipeline.store import Dataset
+from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import VideoList
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.run_log import Progress
@@ -21,25 +23,47 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     What it will cost is printed first, and a dry run stops there, returning None; where the records are complete there
     is nothing left to do, and they are described.
     """
-    check_values(config)
-    if not config.data.records:
-        raise UserError("data.records is empty: name the folder that is to hold the records")
+    _check(config)
     videos = list_config_videos(config)
-    settings = prepare_settings(config, videos.given)
+    settings, records = prepare_settings(config, videos.given), Path(config.data.records)
     if videos.given:
         print(f"{videos.name}: takes over {videos.videos[0].source.describe()}")
-    if not (Path(config.data.records) / store.DATASET_FILE).exists():
-        print(estimate_line(videos, estimate(videos, settings)))
-        if dry_run:
-            return None
-    with Progress(f"prepare {config.data.records}", "videos") as progress:
-        dataset = prepare(videos, Path(config.data.records), settings, progress.update)
+    if not (records / dataset_file.DATASET_FILE).exists():
+        cost = estimate(videos, settings)
+        print(estimate_line(videos, cost))
+        check_room(records, cost)
+    elif dry_run:
+        print(dataset_line(config.data.records, dataset_file.read_dataset(records)))
+    if dry_run:
+        return None
+    with Progress(f"prepare {records}", "videos") as progress:
+        dataset = prepare(videos, records, settings, progress.update, progress.say)
     print(dataset_line(config.data.records, dataset))
     return dataset
 
 
-def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
-    """Return the settings of a config for videos of which the streams `given` lie there as JPEGs."""
+def verify_records(config) -> None:
+    """Check every file of `data.records` against its checksum, name what is damaged and repair it from the videos.
+
+    The videos are looked for only where something is damaged. Raises UserError when damage remains.
+    """
+    _check(config)
+    records = Path(config.data.records)
+    given = dataset_file.read_dataset(records).streams if config.data.kind == "jpeg_folders" else ()
+    with Progress(f"verify {records}", "files") as progress:
+        verify(
+            lambda: list_config_videos(config), records, prepare_settings(config, given), progress.update, progress.say
+        )
+
+
+def _check(config) -> None:
+    check_values(config)
+    if not config.data.records:
+        raise UserError("data.records is empty: name the folder that is to hold the records")
+
+
+def prepare_settings(config, given: tuple[str, ...] = ()) -> PrepareSettings:
+    """Return what of a config decides over records, of which the streams `given` lie there as JPEGs."""
     settings = PrepareSettings(
         short_side=config.data.short_side,
         method=config.flow.method,
@@ -47,11 +71,11 @@ def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
         backward=config.flow.backward,
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
+        given=given,
     )
     if not given:
         return settings
-    method, bound_px = ("given" if "flow" in given else "none"), config.data.jpeg_bound_px
-    return replace(settings, given=given, method=method, bound_px=bound_px, spare_field=config.data.spare_field)
+    return replace(settings, method="given" if "flow" in given else "none", bound_px=config.data.jpeg_bound_px)
 
 
 def list_config_videos(config) -> VideoList:
@@ -69,9 +93,12 @@ def list_config_videos(config) -> VideoList:
 
 def estimate_line(videos: VideoList, cost: Estimate) -> str:
     """Return the line that says what prepare is about to do."""
+    seconds = 3600 * cost.hours
+    time = (
+        f"{cost.hours:.2g} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    )
     return (
-        f"{videos.name}: {cost.videos} videos, {cost.pairs} flow pairs, "
-        f"about {cost.hours:.2g} h and {cost.gigabytes:.2g} GB"
+        f"{videos.name}: {cost.videos} videos, {cost.pairs} flow pairs, about {time} and {size_words(cost.gigabytes)}"
     )
 
 
@@ -82,5 +109,5 @@ def dataset_line(records: str, dataset: Dataset) -> str:
     bad = f", {counts['quarantined']} set aside (see {records}/quarantine.jsonl)" if counts["quarantined"] else ""
     return (
         f"{records}: {counts['videos']} videos, {counts['frames']} frames, {counts['pairs']} {flow} pairs, "
-        f"{counts['bytes'] / 1e6:.1f} MB{bad}"
+        f"{size_words(counts['bytes'] / 1e9)}{bad}"
     )

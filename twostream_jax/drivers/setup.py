@@ -73,6 +73,7 @@ class Setup:
         return {
             "name": stored.name,
             "checksum": stored.checksum,
+            "videos": len(stored.videos),
             "short_side": stored.short_side,
             "flow": asdict(stored.flow) if stored.flow else None,
         }

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from input_pipeline.schema import UserError
+from twostream_jax.drivers.bad_batch import NotFinite
 from twostream_jax.metrics import ClipMetrics
 from twostream_jax.run_log import MetricsLog, NoLog
 
@@ -55,17 +55,14 @@ class StepLines:
             self._read_oldest()
 
     def require_finite(self) -> None:
-        """Wait for the steps under way; UserError where a loss is not a number, before anything is saved."""
+        """Wait for the steps under way; NotFinite where a loss is no number, before anything is saved."""
         for step, metrics in self._pending:
             self._check(step, metrics.compute()["loss"])
 
     @staticmethod
     def _check(step: int, loss: float) -> None:
         if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step}: lower optim.learning_rate or set optim.warmup_steps; "
-                "the checkpoints before it are kept"
-            )
+            raise NotFinite(f"the loss is {loss}", step)
 
     def drain(self, extra: dict[str, float]) -> None:
         """Wait for the steps under way and write the line of the last of them, with the numbers in `extra` too.

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
+import os
 import sys
-import threading
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 
 from input_pipeline import pipeline
-from input_pipeline.schema import UserError, first_line
+from input_pipeline.folder_lock import folder_lock
+from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax import steps, validate
-from twostream_jax.checkpoint import Checkpoints
+from twostream_jax.checkpoint import Checkpoints, Damaged
+from twostream_jax.drivers.bad_batch import NotFinite, bad_batch, refusal
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.step_lines import StepLines
-from twostream_jax.files import write_json
+from twostream_jax.drivers.stop_signals import StopSignals
+from twostream_jax.files import cannot_write, write_json
 from twostream_jax.metrics import accuracy
 from twostream_jax.optim import learning_rate, make_optimizer
 from twostream_jax.run_log import MetricsLog, NoLog, Progress
+
+# Keys that name files and folders, as seen from where the command was given.
+PATHS = ("videos", "splits", "split_file", "records")
 
 
 def train(config, workdir: Path) -> dict:
     """Train the config's net in `workdir`, from its last checkpoint if it has one; return the last line of metrics.
 
-    Leaves config.json, metrics.jsonl, tensorboard/ and checkpoints/<step>/.
+    Leaves config.json, metrics.jsonl, tensorboard/ and checkpoints/<step>/. One training at a time may use a workdir.
     """
     setup = Setup.of(config)
     table = setup.table("train")
@@ -34,44 +41,48 @@ def train(config, workdir: Path) -> dict:
         raise UserError(f"--workdir={workdir}: holds a run of both streams; name another folder for this net")
     for line in validate.prepared_otherwise(config, setup.records_facts):
         print(line, file=sys.stderr)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir) as checkpoints:
+    setup = replace(setup, config=_from_anywhere(config))
+    with contextlib.ExitStack() as held:
+        _hold(held, workdir)
+        checkpoints = held.enter_context(Checkpoints(workdir))
         saved = _resumable_steps(checkpoints, setup, workdir)
-        if saved and saved[0] >= config.train.steps:
-            print(f"{workdir}: already at step {saved[0]}, train.steps={config.train.steps}; nothing to do")
-            return {"step": saved[0]}
         mesh = meshes.make_mesh()
-        validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
+        if not saved or saved[0] < config.train.steps:
+            validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
         run = _Run(setup, mesh, checkpoints)
+        # Read even where the run is finished: a last checkpoint that is damaged is made anew.
         start, state = run.initial_state(saved)
+        if start >= config.train.steps:
+            print(f"{workdir}: already at step {start}, train.steps={config.train.steps}; nothing to do")
+            return {"step": start}
+        validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
         _print_plan(setup, mesh, start)
         if jax.process_index() == 0:
-            write_json(workdir / "config.json", config.to_dict())
+            write_json(workdir / "config.json", setup.config.to_dict())
         return run.steps(state, start, table, workdir)
 
 
-class StopSignals:
-    """Turns the first SIGTERM or Ctrl-C into a wish that the loop grants after its step; the second acts as ever.
+def _from_anywhere(config):
+    """Return the config with absolute paths: what a run stores is read from other folders too."""
+    config = config.copy_and_resolve_references()
+    for key in PATHS:
+        if config.data[key]:
+            config.data[key] = os.path.abspath(config.data[key])
+    return config
 
-    In a run of several processes a signal may reach one of them only, which cannot save alone: there nothing changes.
-    """
 
-    def __init__(self):
-        self.wanted = 0  # the signal's number
-        self._before = {}
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._wish)
-
-    def _wish(self, number, frame) -> None:
-        self.wanted = number
-        self.restore()
-
-    def restore(self) -> None:
-        """Put back the handlers that were there."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+def _hold(held: contextlib.ExitStack, workdir: Path) -> None:
+    """Make the workdir and keep it to this run, before any device work; UserError naming --workdir."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # One of several processes holds it for all; asking jax which one this is would start the devices.
+        if not jax.distributed.is_initialized() or jax.process_index() == 0:
+            held.enter_context(folder_lock(workdir, "a training"))
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((path for path in (workdir, *workdir.parents) if path.is_file()), workdir)
+        raise UserError(f"--workdir={workdir}: {file} is a file; name a folder") from error
+    except OSError as error:
+        raise UserError(f"--workdir={cannot_write(workdir, error)}") from error
 
 
 class _Run:
@@ -84,6 +95,7 @@ class _Run:
         self.model = setup.model(self.tasks)
         self.optimizer = make_optimizer(self.config.optim)
         self.init_key, self.step_key = steps.jit_keys(mesh, self.config.seed)
+        self.all_finite = steps.jit_all_finite(mesh)
         self.validation = None
         if setup.positions["validation"]:
             self.validation = Scorer(setup, self.model, mesh, crops=1)
@@ -95,11 +107,10 @@ class _Run:
         for step in saved:
             try:
                 return step, self.checkpoints.restore(step, abstract, self.mesh)
-            # The config agrees, so whatever cannot be read here is damaged.
-            except UserError as error:
-                print(f"checkpoint {step} is damaged and passed over: {first_line(error)}")
+            except Damaged as error:
+                _say_damaged(step, error)
         if saved:
-            raise UserError(f"{self.checkpoints.folder}: no checkpoint can be read; delete the folder to start afresh")
+            raise _nothing_left(self.checkpoints.folder)
         return 0, create(self.init_key)
 
     def steps(self, state, start: int, table, workdir: Path) -> dict:
@@ -112,38 +123,53 @@ class _Run:
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
         lines = StepLines(log, config.train.log_every, config.train.batch_size, learning_rate(config.optim))
-        batches = self._batches(table, start)
+        draw = self._draw(table)
         progress.update(start, last)
         stop = StopSignals()
         try:
-            for step in range(start + 1, last + 1):
-                batch = lines.timed(lambda: next(batches))
-                # Any copy between host and device that is not asked for by name is a mistake in here.
-                with jax.transfer_guard("disallow"):
-                    state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), self.step_key)
-                lines.add(step, metrics)
-                if self._saves_at(step) or stop.wanted:
-                    self._save(step, state, lines)
-                progress.update(step, last, lines.text)
-                if stop.wanted and step < last:
-                    print(f"{workdir}: saved at step {step} and stopped; the same command continues")
-                    # Not a return: whoever called, the demo say, must not go on with half a training.
-                    raise SystemExit(0 if stop.wanted == signal.SIGTERM else 128 + stop.wanted)
+            with contextlib.closing(self._batches(draw, start)) as batches:
+                for step in range(start + 1, last + 1):
+                    batch = lines.timed(lambda: next(batches))
+                    # Any copy between host and device that is not asked for by name is a mistake in here.
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), self.step_key)
+                    lines.add(step, metrics)
+                    if self._saves_at(step) or stop.wanted:
+                        self._save(step, state, lines)
+                    progress.update(step, last, lines.text)
+                    if stop.wanted:
+                        self._end(step, stop, workdir)
+        except NotFinite as error:
+            batch = bad_batch(draw, self.setup.records.videos, error.step)
+            raise refusal(error, batch, workdir, write=jax.process_index() == 0) from error
         finally:
             stop.restore()
             progress.close()
             log.close()
         return lines.last
 
-    def _batches(self, table, start: int):
-        config = self.config
+    def _end(self, step: int, stop: StopSignals, workdir: Path) -> None:
+        self.checkpoints.wait()
+        print(f"{workdir}: saved at step {step} and stopped; the same command continues")
+        # Not a return: whoever called, the demo say, must not go on with half a training.
+        raise SystemExit(stop.exit_status)
+
+    def _draw(self, table) -> pipeline.DrawBatch:
+        section = self.config.input
         before, after = self.setup.span
-        draw = pipeline.DrawBatch(
-            table, config.train.batch_size, before, after, config.input.crop, config.input.flip, config.seed
+        return pipeline.DrawBatch(
+            table, self.config.train.batch_size, before, after, section.crop, section.flip, self.config.seed
         )
-        window = self.setup.window(config.input.crop)
+
+    def _batches(self, draw: pipeline.DrawBatch, start: int):
+        window = self.setup.window(self.config.input.crop)
         return pipeline.train_batches(
-            self.setup.records, draw, window, start_step=start, steps=config.train.steps, reading=self.setup.reading()
+            self.setup.records,
+            draw,
+            window,
+            start_step=start,
+            steps=self.config.train.steps,
+            reading=self.setup.reading(),
         )
 
     def _saves_at(self, step: int) -> bool:
@@ -152,14 +178,19 @@ class _Run:
     def _save(self, step: int, state, lines: StepLines) -> None:
         score = None
         lines.require_finite()
+        # A loss is of the parameters before its step; what the step made of them shows in the next one only.
+        if not bool(self.all_finite(state)):
+            raise NotFinite("a parameter is no number after the update", step)
         with lines.clock_stopped():
             if self.validation is not None:
                 table = self.setup.table("validation")
                 frames = self.config.eval.validation_frames
                 scores = self.validation(state.params, table, table.label, self.setup.task, frames, lambda *_: None)
                 score = accuracy(scores.centre_probs, table.label)
-            self.checkpoints.save(step, state, _config_item(self.setup), score)
+        # Before the save, which a crash may follow at once: a step that is never run again needs its line.
         lines.drain({} if score is None else {"validation_accuracy": score})
+        with lines.clock_stopped():
+            self.checkpoints.save(step, state, _config_item(self.setup), score)
 
 
 def _config_item(setup: Setup) -> dict:
@@ -178,17 +209,27 @@ def _resumable_steps(checkpoints: Checkpoints, setup: Setup, workdir: Path) -> l
     for step in reversed(checkpoints.steps()):
         try:
             stored = checkpoints.config(step)
-        except UserError as error:
-            print(f"checkpoint {step} is damaged and passed over: {first_line(error)}")
+        except Damaged as error:
+            _say_damaged(step, error)
             continue
         if not saved:
             for line in validate.check_resume(stored["config"], setup.config.to_dict(), workdir):
                 print(line)
-            validate.check_same_records(stored["records"], setup.records_facts, workdir)
+            validate.check_same_records(stored["records"], setup.records_facts, workdir, setup.config.data.records)
             (classes,) = stored["tasks"].values()
             validate.check_same_classes(classes, setup.classes, workdir, setup.config.data.records)
         saved.append(step)
+    if checkpoints.steps() and not saved:
+        raise _nothing_left(checkpoints.folder)
     return saved
+
+
+def _say_damaged(step: int, error: Damaged) -> None:
+    print(f"checkpoint {step} is damaged and passed over ({error.reason})")
+
+
+def _nothing_left(folder: Path) -> UserError:
+    return UserError(f"{folder}: no checkpoint can be read; bring back a copy, or delete the folder to start afresh")
 
 
 def _print_plan(setup: Setup, mesh, start: int) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from twostream_jax import metrics
 from twostream_jax.report.flow_colour import colour_wheel, flow_to_colour
-from twostream_jax.report.tables import accuracy_entry, class_recall, setting
+from twostream_jax.report.lettering import drawable, families, readable
+from twostream_jax.report.tables import accuracy_entry, class_recall, percent, setting
 from twostream_jax.scores import ScoreFile
 
 DPI = 150
@@ -29,6 +31,12 @@ CLASSES_IN_PANEL = 51
 TITLE_LETTERS = 31
 
 
+# A picture of flow spans at least so many steps of the stored levels to each side: .63 px at the default bound of 20 px.
+STEPS_SHOWN = 4
+# px; the step at a bound of 32 px. A field of few distinct values, as a pan's, would seem to have larger ones.
+LARGEST_STEP = 0.25
+
+
 def confusion_matrix(path: Path, scores: ScoreFile) -> None:
     """Write the confusion matrix: rows are true classes, colour is the share of the row, numbers are videos."""
     counts = metrics.confusion(scores.labels, scores.probs.argmax(axis=1), len(scores.classes))
@@ -39,7 +47,7 @@ def confusion_matrix(path: Path, scores: ScoreFile) -> None:
     axes = figure.add_subplot()
     # Of many classes a single mistake is a pale cell: the square root makes it visible.
     image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5 if many else 1.0, 0, 1), interpolation="nearest")
-    names = [_readable(name) for name in scores.classes]
+    names = [readable(name) for name in scores.classes]
     turn = {"rotation": 90} if many else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), names, fontsize=6 if many else 9, **turn)
     axes.set_yticks(range(len(names)), names, fontsize=6 if many else 9)
@@ -51,19 +59,16 @@ def confusion_matrix(path: Path, scores: ScoreFile) -> None:
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=10)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, pad=0.02, label="share of the true class")
     bar.outline.set_visible(False)
-    correct = int(np.trace(counts))
-    axes.set_title(
-        f"{setting(accuracy_entry(scores))}, {scores.protocol}\n{correct} of {len(scores.names)} videos right",
-        fontsize=11,
-        loc="left",
-    )
+    entry = accuracy_entry(scores)
+    axes.set_title(f"{drawable(setting(entry))}, {scores.protocol}\n{percent(entry)}", fontsize=11, loc="left")
     _save(figure, path)
 
 
 def per_class_recall(path: Path, streams: Mapping[str, ScoreFile]) -> None:
     """Write bars of each class's recall, a group a class and a bar a stream, sorted by the stream that is last.
 
-    Classes are matched by name; those without a video in the last stream are left out.
+    Classes are matched by name; those without a video in the last stream are left out. Each bar has its number, since
+    one of a class that is never right cannot be seen.
     """
     recalls = {name: dict(zip(s.classes, class_recall(s), strict=True)) for name, s in streams.items()}
     last = recalls[list(recalls)[-1]]
@@ -75,7 +80,10 @@ def per_class_recall(path: Path, streams: Mapping[str, ScoreFile]) -> None:
         axes = figure.add_subplot(1, panels, panel + 1)
         _recall_bars(axes, order[panel * rows : (panel + 1) * rows], rows, recalls)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=10)
+    shown = list(streams.values())[-1]
+    measured = f"{drawable(setting(accuracy_entry(shown)))}, {shown.protocol}, {len(shown.names)} videos"
+    look = {"ncols": len(labels), "frameon": False, "fontsize": 10, "title_fontsize": 10}
+    figure.legend(handles, labels, loc="outside upper center", title=measured, **look)
     _save(figure, path)
 
 
@@ -83,11 +91,13 @@ def frames_beside_flow(path: Path, samples: Sequence[tuple[str, np.ndarray, np.n
     """Write a row a sample: the frame, d^x and d^y in grey (2014 paper, Fig. 2: brighter is larger), and in colours.
 
     samples are (title, frame uint8 [H, W, 3], flow float [H, W, 2] px per frame). Each row has its own scale, the 99.5th
-    percentile of its |d|, so that a few wild vectors do not darken the rest.
+    percentile of its |d|, so that a few wild vectors do not darken the rest, but no less than `STEPS_SHOWN` steps of the
+    stored levels: what moves less is rounding, and would fill the picture with colours.
     """
     widths = [1, 1, 1, 0.28, 1, 0.42]
     samples = [
-        (textwrap.fill(title, TITLE_LETTERS, break_on_hyphens=False), frame, flow) for title, frame, flow in samples
+        (textwrap.fill(drawable(title), TITLE_LETTERS, break_on_hyphens=False), frame, flow)
+        for title, frame, flow in samples
     ]
     # In inches: pictures are 11.5 of the 12 wide; a row's title takes .22 and .16 a line.
     heights = [
@@ -97,7 +107,7 @@ def frames_beside_flow(path: Path, samples: Sequence[tuple[str, np.ndarray, np.n
     figure = Figure(figsize=(12, sum(heights) + 0.3), layout="constrained")
     grid = figure.add_gridspec(len(samples), len(widths), width_ratios=widths, height_ratios=heights)
     for row, (title, frame, flow) in enumerate(samples):
-        scale = max(float(np.percentile(np.abs(flow), 99.5)), 0.01)
+        scale = max(float(np.percentile(np.abs(flow), 99.5)), STEPS_SHOWN * _level_step(flow), 0.01)
         fields = {
             title: frame,
             "$d^x$, right is bright": flow[..., 0],
@@ -117,6 +127,16 @@ def frames_beside_flow(path: Path, samples: Sequence[tuple[str, np.ndarray, np.n
         wheel.imshow(colour_wheel(160))
         wheel.set_xlabel(f"rim: {scale:.2g} px", fontsize=8, color=INK)
     _save(figure, path)
+
+
+def _level_step(flow: np.ndarray) -> float:
+    """Return the px between neighbouring stored levels that a decoded field shows, at most `LARGEST_STEP`; 0 for raw flow.
+
+    A still field has a single level, half a step from zero (see `schema.dequantise_flow`).
+    """
+    levels = np.unique(flow)
+    step = np.diff(levels).min() if len(levels) > 1 else 2 * abs(float(levels[0]))
+    return min(float(step), LARGEST_STEP)
 
 
 def filters(path: Path, kernel: np.ndarray) -> None:
@@ -159,8 +179,8 @@ def filters(path: Path, kernel: np.ndarray) -> None:
 def training_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Write loss and clip accuracy by step; runs maps a stream to the lines of its metrics.jsonl.
 
-    Pale lines are what was logged (`loss`, `clip_accuracy`), strong ones their running mean over a twentieth of the run;
-    dots are `validation_accuracy` where lines have it.
+    Pale lines are what was logged (`loss`, `clip_accuracy`, both of training batches), strong ones their running mean over
+    a twentieth of the run; dots are `validation_accuracy`, of whole held-out videos (protocol `center`), where there is one.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
@@ -169,10 +189,12 @@ def training_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]])
         _curve(accuracy, lines, "clip_accuracy", colour, name)
         held = [(line["step"], line["validation_accuracy"]) for line in lines if "validation_accuracy" in line]
         if held:
-            accuracy.plot(*zip(*held, strict=True), "o", color=colour, markersize=4, label=f"{name}, validation videos")
+            accuracy.plot(
+                *zip(*held, strict=True), "o", color=colour, markersize=4, label=f"{name}, held-out videos, center"
+            )
     loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
-    accuracy.set_ylabel("clip accuracy")
+    accuracy.set_ylabel("clip accuracy on training batches")
     accuracy.set_ylim(0, 1.02)
     for axes in (loss, accuracy):
         _clear(axes, ("left", "bottom"))
@@ -192,7 +214,8 @@ def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, colour: str
     axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
     half = len(values) // 40
     smooth = [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
-    axes.plot(steps, smooth, color=colour, linewidth=2, label=name)
+    # A line through a single point is nothing.
+    axes.plot(steps, smooth, color=colour, linewidth=2, label=name, marker="o" if len(steps) == 1 else None)
 
 
 def _recall_bars(axes: Axes, classes: Sequence[str], rows: int, recalls: Mapping[str, Mapping[str, float]]) -> None:
@@ -200,10 +223,13 @@ def _recall_bars(axes: Axes, classes: Sequence[str], rows: int, recalls: Mapping
     height = 0.82 / len(recalls)
     for index, ((name, recall), colour) in enumerate(zip(recalls.items(), COLOURS, strict=False)):
         offsets = np.arange(len(classes)) + (index - (len(recalls) - 1) / 2) * height
-        axes.barh(offsets, [100 * recall[c] for c in classes], height=height * 0.92, color=colour, label=name)
+        bars = axes.barh(offsets, [100 * recall[c] for c in classes], height=height * 0.92, color=colour, label=name)
+        for number in axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=6, color=INK):
+            number.set_in_layout(False)  # they stand inside the axes; measuring each takes seconds
     axes.set_ylim(rows - 0.4, -0.6)
-    axes.set_xlim(0, 100)
-    axes.set_yticks(range(len(classes)), [_readable(name) for name in classes], fontsize=9 if rows <= 30 else 7.5)
+    axes.set_xlim(0, 107)  # room for the numbers
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_yticks(range(len(classes)), [readable(name) for name in classes], fontsize=9 if rows <= 30 else 7.5)
     axes.set_xlabel("recall, % of the class's videos")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -237,10 +263,6 @@ def _mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
     return np.pad(joined, ((0, 1), (0, 1), (0, 0)), constant_values=1.0)
 
 
-def _readable(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _clear(axes: Axes, keep: Sequence[str] = ()) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in keep)
@@ -248,5 +270,9 @@ def _clear(axes: Axes, keep: Sequence[str] = ()) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    texts = figure.findobj(Text)
+    fonts = families(text.get_text() for text in texts)
+    for text in texts if len(fonts) > 1 else ():
+        text.set_fontfamily(fonts)
     # Tight: what the layout left empty is cut off.
     figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)

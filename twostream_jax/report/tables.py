@@ -74,9 +74,13 @@ def most_confidently_wrong(scores: ScoreFile, count: int = WORST_SHOWN) -> list[
 
 
 def percent(entry: Entry) -> str:
-    """Return an accuracy with its counts and interval, such as `96.3 % (52/54)  [87.5, 99.0]`."""
+    """Return an accuracy with its counts and interval, such as `96.3 % (52/54)  95 %: [87.5, 99.0]`.
+
+    Of a clip accuracy `correct` is the sum of the videos' shares, one decimal of it.
+    """
     low, high = (100 * bound for bound in entry["interval95"])
-    return f"{100 * entry['accuracy']:.1f} % ({entry['correct']}/{entry['videos']})  [{low:.1f}, {high:.1f}]"
+    counts = f"{round(entry['correct'], 1):g}/{entry['videos']}"
+    return f"{100 * entry['accuracy']:.1f} % ({counts})  95 %: [{low:.1f}, {high:.1f}]"
 
 
 def setting(entry: Entry) -> str:
@@ -160,7 +164,7 @@ def _markdown(report: Entry, streams: list[str], fused: list[str], facts: list[s
     classes = len(report["per_class_recall"])
     parts = [
         f"# {report['title']}",
-        "Accuracy over whole videos, except for the protocol `clip`. The interval is Wilson's at 95 %.",
+        "Accuracy over whole videos, except for the protocol `clip`. The interval is Wilson's at 95 %, over videos.",
         markdown_table(rows),
         f"Chance is {100 * report['chance']:.1f} % ({classes} classes); always naming the largest class gives "
         f"{100 * report['largest_class']:.1f} %.",
@@ -168,7 +172,9 @@ def _markdown(report: Entry, streams: list[str], fused: list[str], facts: list[s
     for picture in report["pictures"]:
         parts += [f"![{picture['caption']}]({picture['file']})", f"*{picture['caption']}*"]
     parts += ["## Most confidently wrong", _wrong_table(report["most_confidently_wrong"], best)]
-    parts += ["## Recall by class", _recall_table(report["per_class_recall"], [*streams, *fused])]
+    measured = f"by protocol `{best.protocol}` on {setting(accuracy_entry(best))}"
+    caption = f"Share of each class's videos that are right, {measured}."
+    parts += ["## Recall by class", caption, _recall_table(report["per_class_recall"], [*streams, *fused])]
     for name in facts:
         rows = [{"what": key, "value": value} for key, value in report[name].items()]
         parts += [f"## {name.replace('_', ' ').capitalize()}", markdown_table(rows)]

@@ -1,0 +1,228 @@
+"""dataset.json: what is stored of a data set, and which video lies where; read with every value checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from input_pipeline.schema import SCHEMA_VERSION, SUBSETS, UserError
+
+DATASET_FILE = "dataset.json"
+FOLDERS = ("rgb", "flow", "flow_backward")
+
+
+@dataclass(frozen=True)
+class StoredVideo:
+    """One video of a prepared data set. The last three say where its records start: (number of the file, record)."""
+
+    name: str
+    label: int  # 0-based
+    group: str
+    subsets: dict[str, str]  # split -> "train" or "test"
+    frames: int
+    height: int  # px, as stored
+    width: int
+    bound_px: float | None  # the px per frame that level 255 stands for; None without flow
+    source_bytes: int  # size of what it was made from
+    rgb: tuple[int, int] | None = None
+    flow: tuple[int, int] | None = None
+    flow_backward: tuple[int, int] | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Number of stored flow fields in each direction, F - 1, or 0 without flow."""
+        return self.frames - 1 if self.flow else 0
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """How the flow was made: `bound_px` is in px per frame, or "video" for each video's own largest component."""
+
+    method: str
+    bound_px: float | str
+    backward: bool
+    opencv_version: str  # values differ between versions
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """One ArrayRecord file of a folder."""
+
+    file: str
+    records: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All of dataset.json, in its order; `videos` are sorted by name. It holds no times and no host's names."""
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    streams: tuple[str, ...]  # "rgb", and "flow" where there is some
+    short_side: int  # px; of JPEGs taken over, the commonest smallest side
+    jpeg_quality: int  # 0: of JPEGs taken over, which do not say
+    flow: FlowSettings | None
+    counts: dict[str, int]  # videos, frames, pairs, quarantined, bytes
+    checksum: str  # `checksum` of files and videos
+    files: dict[str, tuple[RecordFile, ...]]  # folder -> its files
+    videos: tuple[StoredVideo, ...]
+
+
+def checksum(files: dict[str, Sequence[RecordFile]], videos: Sequence[StoredVideo]) -> str:
+    """Return the SHA-256 (hex) over the sorted SHA-256s of all record files and the table of videos."""
+    digest = hashlib.sha256()
+    for line in sorted(file.sha256 for folder in files.values() for file in folder):
+        digest.update(f"{line}\n".encode())
+    for video in videos:
+        digest.update(f"{_video_line(video)}\n".encode())
+    return digest.hexdigest()
+
+
+def format_dataset(dataset: Dataset) -> str:
+    """Return dataset.json's text: one line a key, and one line a video."""
+    plain = dataclasses.asdict(dataset) | {"videos": None}
+    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in plain.items() if key != "videos"]
+    lines = [f'"schema": {SCHEMA_VERSION}', *head]
+    videos = ",\n".join(_video_line(video) for video in dataset.videos)
+    return "{\n" + ",\n".join(lines) + ',\n"videos": [\n' + videos + "\n]\n}\n"
+
+
+def read_dataset(path: str | os.PathLike) -> Dataset:
+    """Return what dataset.json in the records folder `path` says.
+
+    Raises UserError when there is none, when it cannot be read, or when it is of another schema version.
+    """
+    file = pathlib.Path(path) / DATASET_FILE
+    if not file.is_file():
+        raise UserError(f"data.records: {path} holds no {DATASET_FILE}; run --mode=prepare first")
+    try:
+        plain = json.loads(file.read_bytes())
+        version = plain.pop("schema")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{file}: has schema version {version}, but this program reads {SCHEMA_VERSION}; "
+            "run --mode=prepare into another data.records"
+        )
+    try:
+        dataset = _dataset(plain)
+        fault = next(itertools.chain(_faults(dataset), _video_faults(dataset)), "")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
+    if fault:
+        raise UserError(f"{file}: {fault}; copy it again, or delete the folder and run --mode=prepare again")
+    return dataset
+
+
+def _video_line(video: StoredVideo) -> str:
+    # Places of folders that do not exist are left out.
+    return json.dumps({key: value for key, value in dataclasses.asdict(video).items() if value is not None})
+
+
+def _dataset(plain: dict) -> Dataset:
+    flow = plain["flow"]
+    plain["flow"] = None if flow is None else FlowSettings(**flow)
+    plain["files"] = {folder: tuple(RecordFile(**file) for file in files) for folder, files in plain["files"].items()}
+    plain["videos"] = tuple(_stored_video(video) for video in plain["videos"])
+    for key in ("classes", "splits", "streams"):
+        plain[key] = tuple(plain[key])
+    return Dataset(**plain)
+
+
+def _stored_video(plain: dict) -> StoredVideo:
+    places = {folder: tuple(plain[folder]) for folder in FOLDERS if folder in plain}
+    return StoredVideo(**({"bound_px": None} | plain | places))
+
+
+def _faults(dataset: Dataset) -> Iterator[str]:
+    """Yield what cannot be in all but the table of videos."""
+    # Names become parts of paths.
+    if not _is_text(dataset.name) or not re.fullmatch(r"[\w-]+", dataset.name):
+        yield f"name is {dataset.name!r}, not letters, digits, _ and -"
+    for key in ("classes", "splits", "streams"):
+        if not all(map(_is_text, getattr(dataset, key))) or len(set(getattr(dataset, key))) < len(
+            getattr(dataset, key)
+        ):
+            yield f"{key} are not different words"
+    for key in ("kind", "checksum"):
+        if not isinstance(getattr(dataset, key), str):
+            yield f"{key} is {getattr(dataset, key)!r}, not a word"
+    for key, least in (("short_side", 1), ("jpeg_quality", 0)):
+        if not _is_whole(getattr(dataset, key), least):
+            yield f"{key} is {getattr(dataset, key)!r}, not a whole number from {least}"
+    flow = dataset.flow
+    if flow and not (
+        _is_text(flow.method) and isinstance(flow.opencv_version, str) and isinstance(flow.backward, bool)
+    ):
+        yield "flow has not a method, an opencv_version and backward"
+    if flow and flow.bound_px != "video" and not _is_bound(flow.bound_px):
+        yield f"flow.bound_px is {flow.bound_px!r}, neither px above 0 nor 'video'"
+    counts = ("videos", "frames", "pairs", "quarantined", "bytes")
+    if set(dataset.counts) != set(counts) or not all(_is_whole(count, 0) for count in dataset.counts.values()):
+        yield f"counts are not {', '.join(counts)}"
+    for folder, files in dataset.files.items():
+        if folder not in FOLDERS:
+            yield f"files are of {folder!r}, none of {', '.join(FOLDERS)}"
+        for file in files:
+            if not _is_text(file.file) or not re.fullmatch(r"\w[\w.-]*", file.file) or not isinstance(file.sha256, str):
+                yield f"files of {folder} hold {file.file!r}, which is no record file's name with its SHA-256"
+            if not _is_whole(file.records, 0):
+                yield f"{file.file} has {file.records!r} records"
+
+
+def _video_faults(dataset: Dataset) -> Iterator[str]:
+    """Yield what cannot be of each video; `_faults` has been asked before."""
+    for video in dataset.videos:
+        for key, least in (("label", 0), ("frames", 1), ("height", 1), ("width", 1), ("source_bytes", 0)):
+            if not _is_whole(getattr(video, key), least):
+                yield f"video {video.name!r}: {key} is {getattr(video, key)!r}, not a whole number from {least}"
+        if not _is_text(video.name) or not isinstance(video.group, str):
+            yield f"video {video.name!r}: its name or group is not a word"
+        if video.label >= len(dataset.classes):
+            yield f"video {video.name!r}: label is {video.label}, there are {len(dataset.classes)} classes"
+        if not isinstance(video.subsets, dict) or not all(subset in SUBSETS for subset in video.subsets.values()):
+            yield f"video {video.name!r}: subsets are {video.subsets!r}"
+        if video.bound_px is not None and not _is_bound(video.bound_px):
+            yield f"video {video.name!r}: bound_px is {video.bound_px!r}, not px above 0"
+        for folder in FOLDERS:
+            place, files = getattr(video, folder), dataset.files.get(folder, ())
+            length = video.frames - (folder != "rgb")
+            if place is not None and not _is_place(place, length, files):
+                yield f"video {video.name!r}: its {folder} records {place!r} lie outside the files"
+        if video.flow is not None and video.bound_px is None:
+            yield f"video {video.name!r}: has flow and no bound_px"
+    names = [video.name for video in dataset.videos]
+    if names != sorted(set(names)):
+        yield "the videos are not sorted by name, each once"
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_whole(value, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_bound(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_place(place: tuple, length: int, files: Sequence[RecordFile]) -> bool:
+    """Return whether (file's number, first record) and the `length` records from there on are among the files."""
+    if len(place) != 2 or not all(_is_whole(number, 0) for number in place):
+        return False
+    number, first = place
+    return number < len(files) and first + length <= files[number].records

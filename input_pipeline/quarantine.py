@@ -1,0 +1,52 @@
+"""Videos set aside: which, why, and what their files were, so that a mended one is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+
+from input_pipeline.schema import UserError
+from input_pipeline.shards import write_atomically
+from input_pipeline.video_list import Video
+
+QUARANTINE_FILE = "quarantine.jsonl"
+
+
+def write_quarantine(records: pathlib.Path, videos: Sequence[Video], reasons: dict[str, str]) -> None:
+    """Write quarantine.jsonl: a line for each of the `videos` that has a reason, in their order."""
+    lines = [
+        {"name": video.name, "path": str(video.path), "reason": reasons[video.name], "content": content_of(video)}
+        for video in videos
+        if video.name in reasons
+    ]
+    write_atomically(records / QUARANTINE_FILE, "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def read_quarantine(records: pathlib.Path) -> dict[str, dict[str, str]]:
+    """Return {name: {"path", "reason", "content"}} of quarantine.jsonl; UserError where it is damaged."""
+    file = records / QUARANTINE_FILE
+    if not file.is_file():
+        return {}
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return {line["name"]: {key: str(line[key]) for key in ("path", "reason", "content")} for line in lines}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete the file and run --mode=prepare again") from error
+
+
+def content_of(video: Video) -> str:
+    """Return what changes when a video is mended: its file's SHA-256, since a mended copy may have the same size.
+
+    Only videos set aside are read for it. What is not one file is told by its size; what is absent gives "".
+    """
+    if not video.exists():
+        return ""
+    if video.source:
+        return f"bytes:{video.size_bytes()}"
+    try:
+        with video.path.open("rb") as stream:
+            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        return f"unreadable:{error.errno}"
