@@ -71,9 +71,9 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
     else:
         found["data.short_side"], wanted["data.short_side"] = dataset.short_side, settings.short_side
     if flow and settings.method != "none":
-        bound = "data.jpeg_bound_px" if settings.given else "flow.bound_px"
-        found |= {bound: flow.bound_px, "flow.backward": flow.backward}
-        wanted |= {bound: settings.bound_px, "flow.backward": settings.backward}
+        bound_key = "data.jpeg_bound_px" if settings.given else "flow.bound_px"
+        found |= {bound_key: flow.bound_px, "flow.backward": flow.backward}
+        wanted |= {bound_key: settings.bound_px, "flow.backward": settings.backward}
     for key, value in found.items():
         if value != wanted[key]:
             raise UserError(

@@ -104,6 +104,8 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     Raises UserError when there is none, when it cannot be read, or when it is of another schema version.
     """
     file = pathlib.Path(path) / DATASET_FILE
+    if pathlib.Path(path).is_file():
+        raise UserError(f"data.records: {path} is a file; name the folder that --mode=prepare wrote")
     if not file.is_file():
         raise UserError(f"data.records: {path} holds no {DATASET_FILE}; run --mode=prepare first")
     try:

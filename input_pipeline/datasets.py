@@ -33,9 +33,9 @@ _SHOWN = 3  # names an error shows
 def list_videos(data) -> VideoList:
     """Return the videos that the config section `data` names, those absent on disk refused or, on request, left out.
 
-    `data` has kind, videos, splits, split_file, group_column, classes and allow_missing (see configs/base.py). A video
-    that has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and a
-    class all of whose videos are absent remains a class.
+    `data` is the config's section: its kind, and the keys that say where videos and lists of that kind lie. A video that
+    has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and a class all
+    of whose videos are absent remains a class.
 
     Raises UserError, naming key or file, for whatever is missing, unknown, contradictory or outside the videos folder.
     """
@@ -73,7 +73,7 @@ def _list_jpeg_folders(data) -> VideoList:
     else:
         layout.check_classes()
         listed = replace(list_class_folders_of_pictures(layout.root, layout.entries), name=clean_name(root.name))
-    return jpeg_folders.with_sources(listed, layout)
+    return jpeg_folders.with_sources(listed, layout, data.spare_field)
 
 
 def _list_official(kind: str, videos: Path, splits: str, entries: Entries) -> VideoList:
@@ -143,6 +143,9 @@ def _part_notes(listed: VideoList) -> list[str]:
             notes.append(f"split {split}: {len(untrained)} classes have test but no train videos, {such_as(untrained)}")
         if untested and labels["test"]:
             notes.append(f"split {split}: {len(untested)} classes have train but no test videos, {such_as(untested)}")
+        counts = {part: sum(video.subsets.get(split) == part for video in listed.videos) for part in ("train", "test")}
+        if counts["test"] > counts["train"] > 0:
+            notes.append(f"split {split}: {counts['train']} train and {counts['test']} test videos: are they swapped?")
         if shared:
             notes.append(
                 f"split {split}: {len(shared)} groups are both in train and test, {such_as(shared)}: the test videos "

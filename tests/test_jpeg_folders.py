@@ -21,14 +21,8 @@ from twostream_jax.optim import make_optimizer
 
 
 def section(videos="", **values):
-    keys = {
-        "frames": "",
-        "splits": "",
-        "split_file": "",
-        "group_column": "group",
-        "classes": (),
-        "allow_missing": False,
-    }
+    keys = dict.fromkeys(("frames", "splits", "split_file", "spare_field"), "")
+    keys |= {"group_column": "group", "classes": (), "allow_missing": False}
     return SimpleNamespace(kind="jpeg_folders", videos=str(videos), **(keys | values))
 
 

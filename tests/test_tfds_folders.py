@@ -396,6 +396,15 @@ def test_a_shard_that_changed_since_it_was_listed_is_named(pets, tmp_path, file_
     assert not video.exists()
 
 
+def test_every_flipped_bit_of_a_tfrecord_is_found(clips, tmp_path):
+    video = read(as_tfrecord(clips, tmp_path / "t")).videos[0]
+    whole = video.path.read_bytes()
+    for at in np.linspace(0, len(whole) - 1, 60).astype(int):
+        video.path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        with pytest.raises(UserError, match=r"is damaged or cut short"):
+            video.source.count_frames()
+
+
 def test_a_video_without_frames_is_set_aside(tmp_path):
     example = Example()
     example.features.feature["video"].bytes_list.SetInParent()
