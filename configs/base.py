@@ -10,8 +10,10 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | synthetic
-            "videos": "",  # folder of the video files (csv: what its paths are relative to; empty: the CSV's own folder)
+            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | tfds | synthetic
+            # Folder of the video files; csv: what its paths are relative to, empty for the CSV's own folder; tfds: the
+            # version folder, such as tensorflow_datasets/ucf101/ucf101_1/2.0.0
+            "videos": "",
             "frames": "",  # jpeg_folders: folder of the RGB frames where they lie apart from the flow; empty: in data.videos
             "jpeg_bound_px": 0.0,  # jpeg_folders: px per frame that level 255 of the flow stands for; 0: not stated
             "spare_field": "",  # jpeg_folders: field to leave out where there are as many as frames: '' | first | last
@@ -21,7 +23,7 @@ def get_config() -> ConfigDict:
             "classes": (),  # keep only these classes, by name; () keeps all
             "allow_missing": False,  # go on when listed videos are absent
             "records": "",  # folder that prepare writes and the other modes read
-            "short_side": 256,  # px of the smallest side as stored; jpeg_folders are taken over at the size they have
+            "short_side": 256,  # px of the smallest side as stored
             "max_bad_fraction": 0.1,  # share of videos that may be set aside before prepare stops
             "prepare_processes": 0,  # worker processes of prepare; 0: one a core
             "split": 1,  # which split (or fold) to train and test on, from 1; 0, in mode demo only: each in turn
@@ -35,7 +37,7 @@ def get_config() -> ConfigDict:
 
     config.flow = ConfigDict(
         {
-            "method": "tvl1",  # tvl1 | dis | farneback | deepflow | none (OpenCV's; with jpeg_folders only predict computes)
+            "method": "tvl1",  # tvl1 | dis | farneback | deepflow | none (OpenCV's, on the grey frames)
             "bound_px": 20.0,  # px per frame that the stored range spans to each side, or 'video': each video's own largest
             "backward": False,  # also store the flow from each frame to the one before
         }

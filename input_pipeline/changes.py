@@ -10,7 +10,7 @@ import cv2
 from input_pipeline import dataset_file
 from input_pipeline.dataset_file import Dataset
 from input_pipeline.quarantine import content_of, read_quarantine
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, shown
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import Video, VideoList
 
@@ -46,7 +46,7 @@ def changes_since(dataset: Dataset, video_list: VideoList, records: pathlib.Path
     if gone:
         raise UserError(
             f"data.records: {records} holds {len(gone)} videos that are not in the list now, such as "
-            f"{', '.join(gone[:_SHOWN])}; choose another data.records or delete the folder"
+            f"{', '.join(map(shown, gone[:_SHOWN]))}; choose another data.records or delete the folder"
         )
     new = [name for name in listed if name not in stored and name not in quarantine]
     mended = [
@@ -67,13 +67,13 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
     found = {"flow.method": flow.method if flow else "none"}
     wanted = {"flow.method": settings.method}
     if settings.given:
-        found["the streams"], wanted["the streams"] = dataset.streams, settings.given
+        found["what it holds"], wanted["what it holds"] = dataset.streams, settings.given
     else:
         found["data.short_side"], wanted["data.short_side"] = dataset.short_side, settings.short_side
     if flow and settings.method != "none":
-        bound_key = "data.jpeg_bound_px" if settings.given else "flow.bound_px"
-        found |= {bound_key: flow.bound_px, "flow.backward": flow.backward}
-        wanted |= {bound_key: settings.bound_px, "flow.backward": settings.backward}
+        bound = "data.jpeg_bound_px" if settings.given else "flow.bound_px"
+        found |= {bound: flow.bound_px, "flow.backward": flow.backward}
+        wanted |= {bound: settings.bound_px, "flow.backward": settings.backward}
     for key, value in found.items():
         if value != wanted[key]:
             raise UserError(

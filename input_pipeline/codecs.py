@@ -177,3 +177,6 @@ def _example_class() -> type:
 
 
 _Example = _example_class()
+
+# For readers of Examples that others wrote.
+Example = _Example

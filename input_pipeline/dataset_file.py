@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from input_pipeline.schema import SCHEMA_VERSION, SUBSETS, UserError
+from input_pipeline.schema import SCHEMA_VERSION, SUBSETS, UserError, first_line, shown
 
 DATASET_FILE = "dataset.json"
 FOLDERS = ("rgb", "flow", "flow_backward")
@@ -71,7 +71,7 @@ class Dataset:
     splits: tuple[str, ...]
     streams: tuple[str, ...]  # "rgb", and "flow" where there is some
     short_side: int  # px; of JPEGs taken over, the commonest smallest side
-    jpeg_quality: int  # 0: of JPEGs taken over, which do not say
+    jpeg_quality: int  # 0 for JPEGs taken over, which do not say
     flow: FlowSettings | None
     counts: dict[str, int]  # videos, frames, pairs, quarantined, bytes
     checksum: str  # `checksum` of files and videos
@@ -104,23 +104,29 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     Raises UserError when there is none, when it cannot be read, or when it is of another schema version.
     """
     file = pathlib.Path(path) / DATASET_FILE
+    if pathlib.Path(path).is_file():
+        raise UserError(f"data.records: {path} is a file; name the folder that --mode=prepare wrote")
     if not file.is_file():
         raise UserError(f"data.records: {path} holds no {DATASET_FILE}; run --mode=prepare first")
     try:
         plain = json.loads(file.read_bytes())
         version = plain.pop("schema")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
+        raise UserError(
+            f"{file}: cannot be read ({first_line(error)}); delete the folder and run --mode=prepare again"
+        ) from error
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{file}: has schema version {version}, but this program reads {SCHEMA_VERSION}; "
+            f"{file}: has schema version {shown(version)}, but this program reads {SCHEMA_VERSION}; "
             "run --mode=prepare into another data.records"
         )
     try:
         dataset = _dataset(plain)
         fault = next(itertools.chain(_faults(dataset), _video_faults(dataset)), "")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete the folder and run --mode=prepare again") from error
+        raise UserError(
+            f"{file}: cannot be read ({first_line(error)}); delete the folder and run --mode=prepare again"
+        ) from error
     if fault:
         raise UserError(f"{file}: {fault}; copy it again, or delete the folder and run --mode=prepare again")
     return dataset
@@ -150,7 +156,7 @@ def _faults(dataset: Dataset) -> Iterator[str]:
     """Yield what cannot be in all but the table of videos."""
     # Names become parts of paths.
     if not _is_text(dataset.name) or not re.fullmatch(r"[\w-]+", dataset.name):
-        yield f"name is {dataset.name!r}, not letters, digits, _ and -"
+        yield f"name is {shown(dataset.name)}, not letters, digits, _ and -"
     for key in ("classes", "splits", "streams"):
         if not all(map(_is_text, getattr(dataset, key))) or len(set(getattr(dataset, key))) < len(
             getattr(dataset, key)
@@ -158,28 +164,28 @@ def _faults(dataset: Dataset) -> Iterator[str]:
             yield f"{key} are not different words"
     for key in ("kind", "checksum"):
         if not isinstance(getattr(dataset, key), str):
-            yield f"{key} is {getattr(dataset, key)!r}, not a word"
+            yield f"{key} is {shown(getattr(dataset, key))}, not a word"
     for key, least in (("short_side", 1), ("jpeg_quality", 0)):
         if not _is_whole(getattr(dataset, key), least):
-            yield f"{key} is {getattr(dataset, key)!r}, not a whole number from {least}"
+            yield f"{key} is {shown(getattr(dataset, key))}, not a whole number from {least}"
     flow = dataset.flow
     if flow and not (
         _is_text(flow.method) and isinstance(flow.opencv_version, str) and isinstance(flow.backward, bool)
     ):
         yield "flow has not a method, an opencv_version and backward"
     if flow and flow.bound_px != "video" and not _is_bound(flow.bound_px):
-        yield f"flow.bound_px is {flow.bound_px!r}, neither px above 0 nor 'video'"
+        yield f"flow.bound_px is {shown(flow.bound_px)}, neither px above 0 nor 'video'"
     counts = ("videos", "frames", "pairs", "quarantined", "bytes")
     if set(dataset.counts) != set(counts) or not all(_is_whole(count, 0) for count in dataset.counts.values()):
         yield f"counts are not {', '.join(counts)}"
     for folder, files in dataset.files.items():
         if folder not in FOLDERS:
-            yield f"files are of {folder!r}, none of {', '.join(FOLDERS)}"
+            yield f"files are of {shown(folder)}, none of {', '.join(FOLDERS)}"
         for file in files:
             if not _is_text(file.file) or not re.fullmatch(r"\w[\w.-]*", file.file) or not isinstance(file.sha256, str):
-                yield f"files of {folder} hold {file.file!r}, which is no record file's name with its SHA-256"
+                yield f"files of {folder} hold {shown(file.file)}, which is no record file's name with its SHA-256"
             if not _is_whole(file.records, 0):
-                yield f"{file.file} has {file.records!r} records"
+                yield f"{file.file} has {shown(file.records)} records"
 
 
 def _video_faults(dataset: Dataset) -> Iterator[str]:
@@ -187,22 +193,22 @@ def _video_faults(dataset: Dataset) -> Iterator[str]:
     for video in dataset.videos:
         for key, least in (("label", 0), ("frames", 1), ("height", 1), ("width", 1), ("source_bytes", 0)):
             if not _is_whole(getattr(video, key), least):
-                yield f"video {video.name!r}: {key} is {getattr(video, key)!r}, not a whole number from {least}"
+                yield f"video {shown(video.name)}: {key} is {shown(getattr(video, key))}, not a whole number from {least}"
         if not _is_text(video.name) or not isinstance(video.group, str):
-            yield f"video {video.name!r}: its name or group is not a word"
+            yield f"video {shown(video.name)}: its name or group is not a word"
         if video.label >= len(dataset.classes):
-            yield f"video {video.name!r}: label is {video.label}, there are {len(dataset.classes)} classes"
+            yield f"video {shown(video.name)}: label is {video.label}, there are {len(dataset.classes)} classes"
         if not isinstance(video.subsets, dict) or not all(subset in SUBSETS for subset in video.subsets.values()):
-            yield f"video {video.name!r}: subsets are {video.subsets!r}"
+            yield f"video {shown(video.name)}: subsets are {shown(video.subsets)}"
         if video.bound_px is not None and not _is_bound(video.bound_px):
-            yield f"video {video.name!r}: bound_px is {video.bound_px!r}, not px above 0"
+            yield f"video {shown(video.name)}: bound_px is {shown(video.bound_px)}, not px above 0"
         for folder in FOLDERS:
             place, files = getattr(video, folder), dataset.files.get(folder, ())
             length = video.frames - (folder != "rgb")
             if place is not None and not _is_place(place, length, files):
-                yield f"video {video.name!r}: its {folder} records {place!r} lie outside the files"
+                yield f"video {shown(video.name)}: its {folder} records {shown(place)} lie outside the files"
         if video.flow is not None and video.bound_px is None:
-            yield f"video {video.name!r}: has flow and no bound_px"
+            yield f"video {shown(video.name)}: has flow and no bound_px"
     names = [video.name for video in dataset.videos]
     if names != sorted(set(names)):
         yield "the videos are not sorted by name, each once"

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import logging
 from dataclasses import replace
 from pathlib import Path, PurePath
 
 from input_pipeline import jpeg_folders
-from input_pipeline.class_folders import list_class_folders
+from input_pipeline.class_folders import list_class_folders, list_class_folders_of_pictures
 from input_pipeline.csv_lists import csv_root, list_csv
 from input_pipeline.official_lists import read_hmdb51, read_ucf101
 from input_pipeline.schema import UserError
-from input_pipeline.video_list import FILES, Entries, Video, VideoList, clean_name, existing_folder, subfolders
+from input_pipeline.tfds_folders import list_tfds
+from input_pipeline.video_list import (
+    FILES,
+    Entries,
+    Video,
+    VideoList,
+    clean_name,
+    existing_folder,
+    one_line,
+    one_spelling,
+    subfolders,
+    such_as,
+    unfit,
+)
 
 _SHOWN = 3  # names an error shows
 
@@ -21,9 +33,9 @@ _SHOWN = 3  # names an error shows
 def list_videos(data) -> VideoList:
     """Return the videos that the config section `data` names, those absent on disk refused or, on request, left out.
 
-    `data` is the config's section: its kind, and the keys that say where videos and lists of that kind lie. A video that
-    has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and a class all
-    of whose videos are absent remains a class.
+    `data` has kind, videos, splits, split_file, group_column, classes and allow_missing (see configs/base.py). A video
+    that has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and a
+    class all of whose videos are absent remains a class.
 
     Raises UserError, naming key or file, for whatever is missing, unknown, contradictory or outside the videos folder.
     """
@@ -31,26 +43,22 @@ def list_videos(data) -> VideoList:
         "ucf101": _list_official_files,
         "hmdb51": _list_official_files,
         "csv": list_csv,
-        "folder": _list_folders_of_files,
+        "folder": list_class_folders,
         "jpeg_folders": _list_jpeg_folders,
+        "tfds": list_tfds,
     }
     if data.kind not in kinds:
         raise UserError(f"data.kind={data.kind!r} is no list of videos: choose one of {', '.join(kinds)}")
     listed = _select_classes(kinds[data.kind](data), tuple(data.classes))
-    videos = sorted(listed.videos, key=lambda video: video.name)
-    for one, other in itertools.pairwise(videos):
-        if one.name == other.name:
-            raise UserError(f"{one.path} and {other.path} would share the name {one.name!r}: rename or remove one")
-    videos = _present(videos, data)
-    return replace(listed, videos=tuple(videos))
+    listed = replace(listed, videos=tuple(sorted(listed.videos, key=lambda video: video.name)))
+    _check_names(listed.videos)
+    if listed.kind not in ("ucf101", "hmdb51"):
+        listed = replace(listed, notes=(*listed.notes, *_part_notes(listed)))
+    return _present(listed, data)
 
 
 def _list_official_files(data) -> VideoList:
     return _list_official(data.kind, existing_folder("data.videos", data.videos), data.splits, FILES)
-
-
-def _list_folders_of_files(data) -> VideoList:
-    return list_class_folders(existing_folder("data.videos", data.videos))
 
 
 def _list_jpeg_folders(data) -> VideoList:
@@ -64,8 +72,8 @@ def _list_jpeg_folders(data) -> VideoList:
         listed = list_csv(data, layout.root, layout.entries)
     else:
         layout.check_classes()
-        listed = replace(list_class_folders(layout.root, layout.entries), name=clean_name(root.name))
-    return jpeg_folders.with_sources(listed, layout, data.spare_field)
+        listed = replace(list_class_folders_of_pictures(layout.root, layout.entries), name=clean_name(root.name))
+    return jpeg_folders.with_sources(listed, layout)
 
 
 def _list_official(kind: str, videos: Path, splits: str, entries: Entries) -> VideoList:
@@ -74,19 +82,19 @@ def _list_official(kind: str, videos: Path, splits: str, entries: Entries) -> Vi
     Videos are found by their stem whatever its case and container. Names are those of the lists, class/stem, so that
     they do not hang on the folders' layout.
     """
-    classes, lists, listed_videos = (read_ucf101 if kind == "ucf101" else read_hmdb51)(
-        existing_folder("data.splits", splits)
-    )
+    lists = existing_folder("data.splits", splits)
+    classes, numbers, listed_videos = (read_ucf101 if kind == "ucf101" else read_hmdb51)(lists)
     found: dict[str, list[Path]] = {}
     for path in entries.find([videos, *subfolders(videos)]):
-        found.setdefault(entries.bare(path).name.lower(), []).append(path)
+        found.setdefault(one_spelling(entries.bare(path).name).lower(), []).append(path)
     listed = []
     for entry in listed_videos:
-        paths = found.get(PurePath(entry.name).name.lower(), [videos / entry.name])
+        absent = videos / (f"{entry.name}.avi" if entries is FILES else entry.name)
+        paths = found.get(one_spelling(PurePath(entry.name).name).lower(), [absent])
         if len(paths) > 1:
             raise UserError(f"{paths[0]} and {paths[1]} would share the name {entry.name!r}: rename or remove one")
         listed.append(Video(entry.name, paths[0], entry.label, entry.group, entry.subsets))
-    return VideoList(kind, kind, classes, lists, tuple(listed))
+    return VideoList(kind, kind, classes, numbers, tuple(listed))
 
 
 def _select_classes(listed: VideoList, wanted: tuple[str, ...]) -> VideoList:
@@ -97,28 +105,90 @@ def _select_classes(listed: VideoList, wanted: tuple[str, ...]) -> VideoList:
             near = difflib.get_close_matches(name, listed.classes) or listed.classes[:_SHOWN]
             raise UserError(f"data.classes: {name!r} is none of the {len(listed.classes)} classes: {', '.join(near)}?")
     classes = tuple(name for name in listed.classes if name in wanted)
-    videos = tuple(
-        replace(video, label=classes.index(listed.classes[video.label]))
-        for video in listed.videos
-        if listed.classes[video.label] in classes
-    )
+    # Old label -> new label.
+    kept = {listed.classes.index(name): label for label, name in enumerate(classes)}
+    videos = tuple(replace(video, label=kept[video.label]) for video in listed.videos if video.label in kept)
     return replace(listed, classes=classes, videos=videos)
 
 
-def _present(videos: list[Video], data) -> list[Video]:
-    """Return the videos whose files exist; raise unless all do or data.allow_missing."""
-    exists = [video.exists() for video in videos]
-    present = list(itertools.compress(videos, exists))
-    absent = [video.name for video, there in zip(videos, exists, strict=True) if not there]
-    counts = f"{len(absent)} of {len(videos)} listed videos are absent"
+def _check_names(videos: list[Video]) -> None:
+    """Raise UserError where a name is no text for one line, or two videos (sorted by name) share one."""
+    for video in videos:
+        if unfit(video.name):
+            raise UserError(
+                f"data.videos: {one_line(video.name)} has a control character or no UTF-8 in its name: rename it"
+            )
+    for one, other in itertools.pairwise(videos):
+        if one.name == other.name:
+            raise UserError(f"{one.path} and {other.path} would share the name {one.name!r}: rename or remove one")
+
+
+def _part_notes(listed: VideoList) -> list[str]:
+    """Return lines on classes and groups whose parts in a split look like a mistake.
+
+    Raises UserError for class folders that have test videos only: a misspelt or misplaced folder.
+    """
+    notes = []
+    for split in listed.splits:
+        labels, groups = _parts(listed, split)
+        untrained = [listed.classes[label] for label in sorted(labels["test"] - labels["train"])]
+        untested = [listed.classes[label] for label in sorted(labels["train"] - labels["test"])]
+        shared = sorted(groups["train"] & groups["test"])
+        if untrained and listed.kind == "folder":
+            raise UserError(
+                f"data.videos: the class {one_line(untrained[0])} has test but no train videos: add some, or choose among "
+                "the others by data.classes"
+            )
+        if untrained:
+            notes.append(f"split {split}: {len(untrained)} classes have test but no train videos, {such_as(untrained)}")
+        if untested and labels["test"]:
+            notes.append(f"split {split}: {len(untested)} classes have train but no test videos, {such_as(untested)}")
+        counts = {part: sum(video.subsets.get(split) == part for video in listed.videos) for part in ("train", "test")}
+        if counts["test"] > counts["train"] > 0:
+            notes.append(f"split {split}: {counts['train']} train and {counts['test']} test videos: are they swapped?")
+        if shared:
+            notes.append(
+                f"split {split}: {len(shared)} groups are both in train and test, {such_as(shared)}: the test videos "
+                "are not all from sources of their own"
+            )
+    return notes
+
+
+def _parts(listed: VideoList, split: str) -> tuple[dict[str, set[int]], dict[str, set[str]]]:
+    """Return {subset: labels} and {subset: groups} of one split."""
+    labels: dict[str, set[int]] = {"train": set(), "test": set()}
+    groups: dict[str, set[str]] = {"train": set(), "test": set()}
+    for video in listed.videos:
+        if split in video.subsets:
+            labels[video.subsets[split]].add(video.label)
+            groups[video.subsets[split]].add(video.group)
+    return labels, groups
+
+
+def _present(listed: VideoList, data) -> VideoList:
+    """Return the list of the videos whose files exist; raise unless all do or data.allow_missing."""
+    exists = [video.exists() for video in listed.videos]
+    present = tuple(itertools.compress(listed.videos, exists))
+    absent = [video.name for video, there in zip(listed.videos, exists, strict=True) if not there]
+    counts = f"{len(absent)} of {len(exists)} listed videos are absent"
     where = f"data.videos={data.videos}" if data.videos else f"data.split_file={data.split_file}"
     if not present:
         raise UserError(f"{where}: {counts}: give the folder that holds them")
     if absent and not data.allow_missing:
         raise UserError(
-            f"{where}: {counts}, such as {', '.join(absent[:_SHOWN])}: complete them, or set data.allow_missing=True "
-            "to go on without"
+            f"{where}: {_absent_folders(listed, data)}{counts}, {such_as(absent)}: complete them, or set "
+            "data.allow_missing=True to go on without"
         )
-    if absent:
-        logging.getLogger(__name__).warning("%s: %s and left out", where, counts)
-    return present
+    notes = (f"{where}: {_absent_folders(listed, data)}{counts} and left out",) if absent else ()
+    return replace(listed, videos=present, notes=listed.notes + notes)
+
+
+def _absent_folders(listed: VideoList, data) -> str:
+    """Return words on class folders of an official list that are not there at all; none where all files lie in one."""
+    if listed.kind not in ("ucf101", "hmdb51"):
+        return ""
+    there = {folder.name.lower() for folder in subfolders(existing_folder("data.videos", data.videos))}
+    absent = [name for name in listed.classes if name.lower() not in there]
+    if not absent or len(absent) == len(listed.classes):
+        return ""
+    return f"{len(absent)} of {len(listed.classes)} class folders are absent, {such_as(absent)}; in all "

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.schema import UserError
-from input_pipeline.stages import PrepareSettings, check_settings, encode_source, encode_video
+from input_pipeline.stages import PrepareSettings, check_settings, encode_source, encode_video, iterate_video
 from input_pipeline.video_list import Video, VideoList
-from input_pipeline.videos import iterate_frames, probe_video
+from input_pipeline.videos import probe_video
 
 # What is looked at: containers, videos of which one pair is timed, and frames decoded of each of these.
 _PROBED_VIDEOS, _TIMED_VIDEOS, _TIMED_FRAMES = 200, 3, 16
@@ -94,10 +94,10 @@ def processes(settings: PrepareSettings) -> int:
 
 def _time_video(video: Video, settings: PrepareSettings) -> tuple[float, float, float, float]:
     """Return (seconds a frame, seconds a pair, bytes a frame, bytes a pair) from the video's first frames and pair."""
-    if video.source:
+    if settings.given:
         return _time_source(video, settings)
     start = time.perf_counter()
-    frames = np.stack(list(itertools.islice(iterate_frames(video.path, settings.short_side), _TIMED_FRAMES)))
+    frames = np.stack(list(itertools.islice(iterate_video(video, settings.short_side), _TIMED_FRAMES)))
     frame_s = (time.perf_counter() - start) / len(frames)
     if len(frames) < 2 and settings.method != "none":
         raise UserError(f"{video.path}: one frame")
@@ -109,7 +109,7 @@ def _time_video(video: Video, settings: PrepareSettings) -> tuple[float, float, 
 
 
 def _time_source(video: Video, settings: PrepareSettings) -> tuple[float, float, float, float]:
-    """Return the same from the whole of a video that is no file, all of it counted with the frames."""
+    """Return the same from the whole of a video whose streams are taken over, all of it counted with the frames."""
     start = time.perf_counter()
     encoded = encode_source(video, settings)
     frame_s = (time.perf_counter() - start) / encoded.frames

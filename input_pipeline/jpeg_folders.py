@@ -12,7 +12,6 @@ Each <video> may lie in a class folder. RGB may also lie in a folder of its own 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -53,6 +52,7 @@ class Layout:
     rgb: Place | None
     x: Place | None
     y: Place | None
+    notes: tuple[str, ...] = ()  # lines for whoever prepares it
 
     @property
     def entries(self) -> Entries:
@@ -87,9 +87,7 @@ def find_layout(root: Path, frames: Path | None) -> Layout:
         x, y = (Place(root, prefix) for prefix in pairs[0])
         own = None if frames else _frame_prefix(here)
         rgb = Place(root, own) if own is not None else _place_apart(apart)
-        if rgb is None:
-            _warn_of_unknown(here, pairs[0])
-        return Layout(root, rgb, x, y)
+        return Layout(root, rgb, x, y, () if rgb else _unknown_note(here, pairs[0]))
     halves = [folder for folder in (root, root / "tvl1_flow") if any((folder / half).is_dir() for half in _HALVES)]
     if halves:
         x, y = (_half(halves[0] / half) for half in _HALVES)
@@ -99,8 +97,8 @@ def find_layout(root: Path, frames: Path | None) -> Layout:
     return _frames_only(here, apart)
 
 
-def with_sources(listed: VideoList, layout: Layout, spare_field: str) -> VideoList:
-    """Return the list with the source of each video (`JpegVideo`); `given` says which streams there are.
+def with_sources(listed: VideoList, layout: Layout) -> VideoList:
+    """Return the list with the source of each video; `given` says which streams there are.
 
     Raises UserError where two videos would take the same folder.
     """
@@ -116,10 +114,10 @@ def with_sources(listed: VideoList, layout: Layout, spare_field: str) -> VideoLi
     columns = [series[p] if p else [None] * len(listed.videos) for p in (layout.rgb, layout.x, layout.y)]
     videos = tuple(
         replace(video, path=source.series[0].folder, source=source)
-        for video, source in zip(listed.videos, map(partial(JpegVideo, spare_field=spare_field), *columns), strict=True)
+        for video, source in zip(listed.videos, map(JpegVideo, *columns), strict=True)
     )
     given = tuple(stream for stream, place in (("rgb", layout.rgb), ("flow", layout.x)) if place)
-    return replace(listed, kind="jpeg_folders", videos=videos, given=given)
+    return replace(listed, kind="jpeg_folders", videos=videos, given=given, notes=(*listed.notes, *layout.notes))
 
 
 class _Look:
@@ -145,16 +143,16 @@ def _frame_prefix(look: _Look) -> str | None:
     return found[0] if found else None
 
 
-def _warn_of_unknown(look: _Look, flow: tuple[str, str]) -> None:
-    """Say what lies beside flow that is taken over alone: it may be RGB under a name of its own."""
+def _unknown_note(look: _Look, flow: tuple[str, str]) -> tuple[str, ...]:
+    """Return what lies beside flow that is taken over alone: it may be RGB under a name of its own."""
     for folder, found in look.found.items():
         if unknown := sorted(found - set(flow)):
-            logging.getLogger(__name__).warning(
-                "data.videos=%s: only flow is taken over; %s/%s*.jpg is not known for RGB, which is named %s or frame and "
-                "a number (data.frames: RGB that lies apart)",
-                *(look.root, folder, unknown[0], ", ".join(name for name in _FRAME_PREFIXES if name.endswith("_"))),
+            known = ", ".join(name for name in _FRAME_PREFIXES if name.endswith("_"))
+            return (
+                f"data.videos={look.root}: only flow is taken over; {folder}/{unknown[0]}*.jpg is not known for RGB, which "
+                f"is named {known} or frame and a number (data.frames: RGB that lies apart)",
             )
-            return
+    return ()
 
 
 def _place_apart(folder: Path | None) -> Place | None:

@@ -7,7 +7,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, first_line
 from input_pipeline.shards import write_atomically
 from input_pipeline.video_list import Video
 
@@ -31,9 +31,10 @@ def read_quarantine(records: pathlib.Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {line["name"]: {key: str(line[key]) for key in ("path", "reason", "content")} for line in lines}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete the file and run --mode=prepare again") from error
+        return {str(line["name"]): {key: str(line[key]) for key in ("path", "reason", "content")} for line in lines}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{file}: cannot be read ({why}); delete the file and run --mode=prepare again") from error
 
 
 def content_of(video: Video) -> str:

@@ -21,6 +21,8 @@ A batch holds `rgb`, or `flow` with `mean` and `bound`, or both, by the streams 
 
 from __future__ import annotations
 
+import reprlib
+
 import numpy as np
 
 # Stands in every dataset.json; a reader refuses any other.
@@ -31,6 +33,11 @@ SUBSETS = ("train", "validation", "test")
 FLOW_METHODS = ("tvl1", "dis", "farneback", "deepflow", "none")
 
 
+# Of a string this many characters, of a number that many digits, of a list six items.
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 100
+
+
 class UserError(ValueError):
     """A mistake that a user made and can mend: one line that names the key or file, its value and the remedy."""
 
@@ -38,6 +45,11 @@ class UserError(ValueError):
 def first_line(error: Exception) -> str:
     """Return the first line of what an error says, cut at 200 characters; its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def shown(value) -> str:
+    """Return a value as a message shows it: like repr, in one line, long or deep ones cut."""
+    return _SHOWN.repr(value)
 
 
 def quantise_flow(flow: np.ndarray, bound_px: float) -> np.ndarray:

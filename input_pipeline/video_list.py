@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Protocol
 from input_pipeline.schema import UserError
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp")
+
+
+# Control characters, line separators, and what Python makes of bytes in file names that are not UTF-8.
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Source(Protocol):
@@ -27,7 +32,7 @@ class Source(Protocol):
         """Return how many frames it has, as far as is known without decoding one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """One video: `subsets` maps a split's name to "train" or "test"; a split it has no part in is absent."""
 
@@ -40,7 +45,7 @@ class Video:
 
     def exists(self) -> bool:
         """Return whether there is something to decode."""
-        return self.source.exists() if self.source else self.path.is_file()
+        return self.source.exists() if self.source else os.path.isfile(self.path)
 
     def size_bytes(self) -> int:
         """Return the size of what is decoded, 0 where there is nothing."""
@@ -59,6 +64,17 @@ class VideoList:
     splits: tuple[str, ...]
     videos: tuple[Video, ...]
     given: tuple[str, ...] = ()  # streams ("rgb", "flow") that lie there as JPEGs and are taken over; () decodes
+    still: bool = False  # every video is one picture, so that there is no flow
+    notes: tuple[str, ...] = ()  # lines for whoever prepares it: what was left out, what looks like a mistake
+
+
+def check_still(videos: VideoList, method: str) -> None:
+    """Raise UserError when flow is wanted (`flow.method`) of still images."""
+    if videos.still and method != "none":
+        raise UserError(
+            f"flow.method={method}: {videos.name} holds still images, which have no flow; set flow.method=none and "
+            "train a net on RGB"
+        )
 
 
 def existing_folder(key: str, value: str) -> Path:
@@ -72,18 +88,68 @@ def existing_folder(key: str, value: str) -> Path:
 
 
 def inside(root: Path, entry: str, where: str) -> Path:
-    """Return root/entry, which must lie in `root` by name (a link in there may lead elsewhere)."""
+    """Return root/entry, which must lie in `root` by name (a link in there may lead elsewhere).
+
+    An absolute entry may name `root` by another path that leads there.
+    """
     path = Path(os.path.normpath(root / entry))
-    if root not in path.parents:
+    if path.is_relative_to(root) and path != root:
+        return path
+    real = root.resolve()
+    if real not in path.parents:
         raise UserError(f"{where}: {entry} lies outside the videos folder {root}: move it in or set data.videos")
-    return path
+    return root / path.relative_to(real)
+
+
+def one_spelling(text: str) -> str:
+    """Return a name with accents as single characters (NFC); disks and archives of macOS spell them as two (NFD)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def on_disk(root: Path, path: Path) -> Path:
+    """Return a path below `root` as the disk spells it, each name's accents as one character or two.
+
+    From where there is neither it stays as given.
+    """
+    if str(path).isascii():
+        return path
+    for part in path.relative_to(root).parts:
+        spellings = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        root = next((root / each for each in spellings if os.path.lexists(root / each)), root / part)
+    return root
+
+
+def unfit(text: str) -> bool:
+    """Return whether a name holds line breaks, other control characters, or bytes that are no text.
+
+    Such a name would break messages, records and score files.
+    """
+    return _UNFIT.search(text) is not None
+
+
+def one_line(text: str) -> str:
+    """Return a name fit for one line of text: escaped where it is unfit, cut at 300 characters."""
+    text = ascii(text) if unfit(text) else text
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def such_as(names: list[str]) -> str:
+    """Return the first three of these names, for a line of text."""
+    return f"such as {', '.join(one_line(name) for name in names[:3])}"
+
+
+def check_spellings(classes: Iterable[str], where: str) -> None:
+    """Raise UserError when two class names differ in nothing but case."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise UserError(f"{where}: a class is spelt both {other!r} and {name!r}: choose one")
 
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder that are not hidden, by name."""
-    # scandir knows what is a folder without a call for each of the many files that one may hold.
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def video_files(folders: Iterable[Path]) -> list[Path]:

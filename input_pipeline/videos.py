@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def iterate_frames(path: str | os.PathLike, short_side: int) -> Iterator[np.ndar
         # All frames get the first one's size, also where the stream changes its size half-way.
         height, width = stored_size(*frame.shape[:2], short_side)
         while ok:
-            yield cv2.cvtColor(_resize(frame, height, width), cv2.COLOR_BGR2RGB)
+            yield to_stored(frame, height, width)
             ok, frame = capture.read()
     except cv2.error as error:
         raise UserError(f"{path}: cannot be decoded ({error.err})") from error
@@ -101,14 +102,11 @@ def _open(path: str | os.PathLike) -> cv2.VideoCapture:
         raise UserError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
-    # OpenCV warns on standard error that the file is none of FFmpeg's; our own error says so.
-    level = _set_log_level(0)
     try:
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, _OPEN_OPTIONS)
+        with quiet_opencv():
+            capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, _OPEN_OPTIONS)
     except cv2.error as error:
         raise UserError(f"{path}: cannot be opened as a video ({error.err})") from error
-    finally:
-        _set_log_level(level)
     if not capture.isOpened():
         raise UserError(f"{path}: cannot be opened as a video")
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
@@ -121,3 +119,18 @@ def _resize(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     # INTER_AREA averages over the source pixels that a target pixel covers, so it does not alias when shrinking.
     shrinks = height < frame.shape[0]
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def to_stored(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a decoded BGR frame as it is stored: RGB, height x width px."""
+    return cv2.cvtColor(_resize(frame, height, width), cv2.COLOR_BGR2RGB)
+
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV from warning on standard error of files that it cannot read; our own errors say so."""
+    level = _set_log_level(0)
+    try:
+        yield
+    finally:
+        _set_log_level(level)

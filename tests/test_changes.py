@@ -139,7 +139,9 @@ def test_videos_that_left_the_list_are_refused(tmp_path):
     with pytest.raises(UserError) as error:
         run(fewer, tmp_path / "r")
     # The one that was set aside counts as well.
-    words = f"data.records: {tmp_path / 'r'} holds 2 videos that are not in the list now, such as a/clip0, a/clip2; "
+    words = (
+        f"data.records: {tmp_path / 'r'} holds 2 videos that are not in the list now, such as 'a/clip0', 'a/clip2'; "
+    )
     assert str(error.value) == words + "choose another data.records or delete the folder"
     assert hashes(tmp_path / "r") == before
 
@@ -170,7 +172,9 @@ def test_a_damaged_quarantine_file_is_named(tmp_path):
     videos = tiny_list(tmp_path / "v", count=1)
     run(videos, tmp_path / "r")
     (tmp_path / "r" / "quarantine.jsonl").write_text('{"name": "x"}\n')
-    with pytest.raises(UserError, match=r"quarantine\.jsonl: cannot be read \('path'\); delete the file and run"):
+    with pytest.raises(
+        UserError, match=r"quarantine\.jsonl: cannot be read \(KeyError: 'path'\); delete the file and run"
+    ):
         run(videos, tmp_path / "r")
 
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tiny_clips import write_clip
 
+from configs import base
 from input_pipeline.datasets import list_videos
 from input_pipeline.schema import UserError
 from input_pipeline.subsets import select
 from input_pipeline.video_list import VIDEO_SUFFIXES
+from twostream_jax.drivers.prepare import prepare_records
 
 
 def section(kind: str, **values) -> SimpleNamespace:
@@ -103,7 +107,7 @@ def test_csv_links_inside_the_folder_are_fine(tmp_path):
         ("path,label,split\n/etc/x.avi,a,train\n", {}, r"line 2: /etc/x\.avi lies outside the videos folder"),
         ("path,label,split\n.,a,train\n", {}, r"line 2: \. lies outside the videos folder"),
         ("path,label,split\nx.avi,a,train\nx.mp4,b,test\n", {}, r"x\.avi and .*x\.mp4 would share the name 'x'"),
-        ("path,label,split\nx.avi,a,train\nx.avi,a,train\n", {}, r"x\.avi and .*x\.avi would share the name 'x'"),
+        ("path,label,split\nx.avi,a,train\nx.avi,a,train\n", {}, r"lines 2 and 3 both list x\.avi: keep one"),
         ("path,label,split\nx.avi,a,train\n", {"videos": "/nowhere"}, r"data\.videos=/nowhere is not a folder"),
         (
             "path,label,split\ny.avi,a,train\nx.avi,a,train\n",
@@ -130,12 +134,12 @@ def test_csv_absent_or_unreadable(tmp_path):
         list_videos(section("csv", split_file=str(tmp_path / "binary.csv")))
 
 
-def test_classes_and_missing_videos(tmp_path, caplog):
+def test_classes_and_missing_videos(tmp_path):
     file = write_csv(touch(tmp_path, "x.avi"), "path,label,split\nx.avi,run,train\ny.avi,walk,test\nz.avi,wave,test\n")
     listed = list_videos(section("csv", split_file=str(file), classes=("wave", "run"), allow_missing=True))
     # Alphabetical whatever the order asked for; `wave` stays a class though its one video is absent.
     assert listed.classes == ("run", "wave") and [video.name for video in listed.videos] == ["x"]
-    assert "1 of 2 listed videos are absent and left out" in caplog.text
+    assert listed.notes[-1] == f"data.split_file={file}: 1 of 2 listed videos are absent and left out"
     assert len(list_videos(section("csv", split_file=str(file), classes=("run",))).videos) == 1
     with pytest.raises(UserError, match=r"data\.classes: 'walks' is none of the 3 classes: walk"):
         list_videos(section("csv", split_file=str(file), classes=("walks",)))
@@ -185,3 +189,69 @@ def test_unknown_kind():
         UserError, match=r"data\.kind='kinetics' is no list of videos: choose one of ucf101, hmdb51, csv"
     ):
         list_videos(section("kinetics"))
+
+
+# --- official lists -----------------------------------------------------------------------------------------------
+
+
+def test_absent_class_folders_are_named_before_videos(tmp_path):
+    touch(tmp_path / "lists", "x")
+    for name, text in {
+        "classInd": "1 Biking\n2 Diving\n3 Golf\n",
+        "trainlist01": "Biking/v_Biking_g08_c01.avi 1\nDiving/v_Diving_g08_c01.avi 2\nGolf/v_Golf_g08_c01.avi 3\n",
+        "testlist01": "Biking/v_Biking_g01_c01.avi\n",
+    }.items():
+        (tmp_path / "lists" / f"{name}.txt").write_text(text)
+    options = {"videos": str(tmp_path / "videos"), "splits": str(tmp_path / "lists")}
+    touch(tmp_path / "videos", "Biking/v_Biking_g08_c01.avi")
+    words = (
+        "2 of 3 class folders are absent, such as Diving, Golf; in all 3 of 4 listed videos are absent, such as "
+        "Biking/v_Biking_g01_c01, Diving/v_Diving_g08_c01, Golf/v_Golf_g08_c01: complete them"
+    )
+    with pytest.raises(UserError, match=words):
+        list_videos(section("ucf101", **options))
+    listed = list_videos(section("ucf101", allow_missing=True, **options))
+    counts = (
+        "2 of 3 class folders are absent, such as Diving, Golf; in all 3 of 4 listed videos are absent and left out"
+    )
+    assert listed.notes == (f"data.videos={tmp_path / 'videos'}: {counts}",)
+    # With all files in one folder there is no class folder to miss.
+    touch(tmp_path / "flat", "v_Biking_g08_c01.avi")
+    with pytest.raises(UserError, match=r"flat: 3 of 4 listed videos are absent, such as"):
+        list_videos(section("ucf101", **(options | {"videos": str(tmp_path / "flat")})))
+
+
+@pytest.mark.parametrize("in_list", ["NFC", "NFD"])
+def test_accents_of_official_names_are_matched(tmp_path, in_list):
+    on_disk = "NFD" if in_list == "NFC" else "NFC"
+    stems = {form: unicodedata.normalize(form, "Café_wave_f_0") for form in ("NFC", "NFD")}
+    lists = touch(tmp_path / "lists", "wave_test_split1.txt")
+    (lists / "wave_test_split1.txt").write_text(f"{stems[in_list]}.avi 1\n", encoding="utf-8")
+    videos = touch(tmp_path / "videos", f"wave/{stems[on_disk]}.avi")
+    (video,) = list_videos(section("hmdb51", videos=str(videos), splits=str(lists))).videos
+    assert video.path == videos / "wave" / f"{stems[on_disk]}.avi"
+
+
+# --- what the command prints --------------------------------------------------------------------------------------
+
+
+def prepare_config(root: Path):
+    config = base.get_config()
+    config.data.kind, config.data.videos, config.data.records = "folder", str(root), str(root.parent / "records")
+    config.flow.method, config.data.short_side, config.input.crop = "dis", 48, 41
+    return config
+
+
+def test_prepare_prints_the_notes(tmp_path, capsys):
+    root = touch(tmp_path / "set", "notes.txt")
+    write_clip(root / "run" / "x.avi")
+    assert prepare_records(prepare_config(root), dry_run=True) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"note: data.videos={root}: left out 1 other file (such as notes.txt)"
+    assert lines[1].startswith("set: 1 videos, 4 flow pairs")
+
+
+def test_prepare_refuses_flow_of_still_images(tmp_path):
+    config = prepare_config(touch(tmp_path / "set", "cat/1.jpg"))
+    with pytest.raises(UserError, match=r"^flow\.method=dis: set holds still images, which have no flow"):
+        prepare_records(config)

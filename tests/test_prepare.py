@@ -191,7 +191,7 @@ def test_too_many_bad_videos_stop_the_run_and_keep_the_rest(tmp_path, monkeypatc
     videos = listed(tmp_path, names)
     with pytest.raises(UserError) as error:
         run(videos, tmp_path / "r", max_bad_fraction=0.49)
-    words = "data.max_bad_fraction: 2 of 4 videos were set aside, more than 0.49; 2 as bad: no such file; see"
+    words = "data.max_bad_fraction: 2 of 4 videos were set aside, more than 0.49; such as bad: no such file; see"
     assert str(error.value).startswith(words)
     assert (tmp_path / "r" / "quarantine.jsonl").read_text().count("no such file") == 2
     # Half is not more than half; the good videos are not read again.
@@ -239,3 +239,15 @@ def test_prepare_runs_outside_the_main_thread(tmp_path):
     thread.start()
     thread.join()
     assert found == [read_dataset(tmp_path / "r")]
+
+
+def test_a_run_of_bad_videos_ends_early(tmp_path):
+    (tmp_path / "bad").mkdir()
+    names = [f"bad/{i:03}" for i in range(200)]
+    for name in names:
+        (tmp_path / f"{name}.avi").touch()
+    with pytest.raises(UserError) as error:
+        run(listed(tmp_path, names), tmp_path / "r", max_bad_fraction=0.1)
+    assert "51 of 200 videos were set aside after 51 of them, more than 0.1; such as bad/000: the file is empty" in str(
+        error.value
+    )

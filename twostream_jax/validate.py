@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import base
 from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
 
-KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "synthetic")
+KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
 
 # Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by

@@ -94,7 +94,7 @@ def _one_split(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
     names = {s: file_name(dataset.name, config.data.split, config.data.folds, s) for s in ("test", "train")}
     paths = {subset: [workdir / stream / name for stream in NETS] for subset, name in names.items()}
     result = _fused(paths["test"], paths["train"], workdir / "fused")
-    print("\n".join(f"    fused {line}" for line in fuse_lines(result)))
+    print("\n".join(fuse_lines(result)))
     scores = {stream: ScoreFile.read(path) for stream, path in zip(NETS, paths["test"], strict=True)}
     fused = {n: ScoreFile.read(workdir / "fused" / f"fused_{n}.npz") for n in ("average", "svm") if n in result}
     drawn = _pictures(config, workdir, scores, fused["average"])

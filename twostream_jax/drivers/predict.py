@@ -65,7 +65,6 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict]]:
             step = choose_step(checkpoints, str(config.eval.checkpoint))
             stored = checkpoints.config(step)
         validate.check_same_net(stored["config"], config.to_dict(), workdir)
-        _flow_method(config, stored["records"])
         loaded.append((step, stored))
     (first, first_dir), classes = runs[0], _classes(loaded[0][1])
     for number, ((config, workdir), (_, stored)) in enumerate(zip(runs, loaded, strict=True)):
@@ -94,13 +93,8 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
 def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: Path) -> tuple[list[str], np.ndarray]:
     """Return class names and probabilities [C]."""
     (head, classes), *_ = stored["tasks"].items()
-    if "flow" in config.input.streams and stored["records"]["flow"]["method"] == "given":
-        print(
-            f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={config.flow.method} computes this "
-            "video's, and another method than theirs costs accuracy",
-            file=sys.stderr,
-        )
-    setup = _one_video_setup(config, stored["records"], video, folder)
+    method = _flow_method(config, stored["records"], workdir)
+    setup = _one_video_setup(config, stored["records"], method, video, folder)
     mesh = meshes.make_mesh()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
@@ -110,20 +104,25 @@ def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: 
     return classes, scores.probs[0]
 
 
-def _flow_method(config, facts: dict) -> str:
+def _flow_method(config, facts: dict, workdir: Path) -> str:
     """Return how the video's flow is computed: as the net's was or, where that came as JPEGs, by flow.method."""
     if "flow" not in config.input.streams:
         return "none"
     if facts["flow"]["method"] != "given":
         return facts["flow"]["method"]
-    if config.flow.method == "none":
+    method = config.flow.method
+    if method == "none":
         raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")
-    return config.flow.method
+    print(
+        f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={method} computes this video's, and "
+        "another method than theirs costs accuracy",
+        file=sys.stderr,
+    )
+    return method
 
 
-def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
+def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path) -> Setup:
     """Return the setup over records of this one video, made as those that the net was trained on."""
-    method = _flow_method(config, facts)
     settings = PrepareSettings(
         short_side=facts["short_side"],
         method=method,

@@ -12,7 +12,7 @@ from input_pipeline.estimate import Estimate, check_room, estimate, size_words
 from input_pipeline.prepare import prepare, verify
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
-from input_pipeline.video_list import VideoList
+from input_pipeline.video_list import VideoList, check_still
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.run_log import Progress
 
@@ -24,8 +24,10 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     is nothing left to do, and they are described.
     """
     _check(config)
-    videos = list_config_videos(config)
-    settings, records = prepare_settings(config, videos.given), Path(config.data.records)
+    videos, settings = _videos_and_settings(config)
+    records = Path(config.data.records)
+    for note in videos.notes:
+        print(f"note: {note}")
     if videos.given:
         print(f"{videos.name}: takes over {videos.videos[0].source.describe()}")
     if not (records / dataset_file.DATASET_FILE).exists():
@@ -49,11 +51,14 @@ def verify_records(config) -> None:
     """
     _check(config)
     records = Path(config.data.records)
-    given = dataset_file.read_dataset(records).streams if config.data.kind == "jpeg_folders" else ()
     with Progress(f"verify {records}", "files") as progress:
-        verify(
-            lambda: list_config_videos(config), records, prepare_settings(config, given), progress.update, progress.say
-        )
+        verify(records, lambda: _videos_and_settings(config), progress.update, progress.say)
+
+
+def _videos_and_settings(config) -> tuple[VideoList, PrepareSettings]:
+    videos = list_config_videos(config)
+    check_still(videos, config.flow.method)
+    return videos, prepare_settings(config, videos.given)
 
 
 def _check(config) -> None:
@@ -62,8 +67,8 @@ def _check(config) -> None:
         raise UserError("data.records is empty: name the folder that is to hold the records")
 
 
-def prepare_settings(config, given: tuple[str, ...] = ()) -> PrepareSettings:
-    """Return what of a config decides over records, of which the streams `given` lie there as JPEGs."""
+def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
+    """Return the settings of a config for videos of which the streams `given` lie there as JPEGs."""
     settings = PrepareSettings(
         short_side=config.data.short_side,
         method=config.flow.method,
@@ -71,11 +76,11 @@ def prepare_settings(config, given: tuple[str, ...] = ()) -> PrepareSettings:
         backward=config.flow.backward,
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
-        given=given,
     )
     if not given:
         return settings
-    return replace(settings, method="given" if "flow" in given else "none", bound_px=config.data.jpeg_bound_px)
+    method, bound_px = ("given" if "flow" in given else "none"), config.data.jpeg_bound_px
+    return replace(settings, given=given, method=method, bound_px=bound_px, spare_field=config.data.spare_field)
 
 
 def list_config_videos(config) -> VideoList:
