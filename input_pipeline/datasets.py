@@ -73,7 +73,7 @@ def _list_jpeg_folders(data) -> VideoList:
     else:
         layout.check_classes()
         listed = replace(list_class_folders_of_pictures(layout.root, layout.entries), name=clean_name(root.name))
-    return jpeg_folders.with_sources(listed, layout)
+    return jpeg_folders.with_sources(listed, layout, data.spare_field)
 
 
 def _list_official(kind: str, videos: Path, splits: str, entries: Entries) -> VideoList:

@@ -97,8 +97,8 @@ def find_layout(root: Path, frames: Path | None) -> Layout:
     return _frames_only(here, apart)
 
 
-def with_sources(listed: VideoList, layout: Layout) -> VideoList:
-    """Return the list with the source of each video; `given` says which streams there are.
+def with_sources(listed: VideoList, layout: Layout, spare_field: str) -> VideoList:
+    """Return the list with the source of each video (`JpegVideo`); `given` says which streams there are.
 
     Raises UserError where two videos would take the same folder.
     """
@@ -114,7 +114,7 @@ def with_sources(listed: VideoList, layout: Layout) -> VideoList:
     columns = [series[p] if p else [None] * len(listed.videos) for p in (layout.rgb, layout.x, layout.y)]
     videos = tuple(
         replace(video, path=source.series[0].folder, source=source)
-        for video, source in zip(listed.videos, map(JpegVideo, *columns), strict=True)
+        for video, source in zip(listed.videos, map(partial(JpegVideo, spare_field=spare_field), *columns), strict=True)
     )
     given = tuple(stream for stream, place in (("rgb", layout.rgb), ("flow", layout.x)) if place)
     return replace(listed, kind="jpeg_folders", videos=videos, given=given, notes=(*listed.notes, *layout.notes))

@@ -35,13 +35,15 @@ class Series:
         matches = [_NUMBERED.fullmatch(name) for name in _names(self.folder)]
         return sorted((int(match[2]), match[0]) for match in matches if match and match[1] == self.prefix)
 
-    def size_bytes(self) -> int:
-        """Return the sum of the files' sizes; a dangling link counts nothing."""
-        wanted = {name for _, name in self.numbered()}
-        if not wanted:
-            return 0
-        with os.scandir(self.folder) as entries:
-            return sum(entry.stat().st_size for entry in entries if entry.name in wanted and entry.is_file())
+    def sizes(self) -> list[int]:
+        """Return the files' sizes in bytes, by their numbers; 0 for a dangling link."""
+        sizes = dict.fromkeys((name for _, name in self.numbered()), 0)
+        if sizes:
+            with os.scandir(self.folder) as entries:
+                sizes |= {
+                    entry.name: entry.stat().st_size for entry in entries if entry.name in sizes and entry.is_file()
+                }
+        return list(sizes.values())
 
     def checked(self) -> tuple[int, list[Path]]:
         """Return the first number and the files in order. Raises UserError ("<folder>: ...") for one missing or double."""
@@ -63,6 +65,7 @@ class JpegVideo:
     rgb: Series | None
     x: Series | None
     y: Series | None
+    spare_field: str = ""  # of as many fields as frames, the "first" or the "last" is left out; "" refuses them
 
     @property
     def series(self) -> tuple[Series, ...]:
@@ -74,8 +77,15 @@ class JpegVideo:
         return self.series[0].folder.is_dir()
 
     def size_bytes(self) -> int:
-        """Return the bytes of all its JPEGs."""
-        return sum(series.size_bytes() for series in self.series)
+        """Return the bytes of all JPEGs that are taken over, so that another `spare_field` shows."""
+        sizes = [series.sizes() for series in self.series]
+        if self.spare_field and len(sizes) == 3 and len(sizes[0]) == len(sizes[2]):
+            sizes = [*(self.without_spare(half) for half in sizes[:2]), sizes[2]]
+        return sum(map(sum, sizes))
+
+    def without_spare(self, items: list) -> list:
+        """Return the items of as many fields as frames less that of the field to be left out."""
+        return items[1:] if self.spare_field == "first" else items[:-1]
 
     def count_frames(self) -> int:
         """Return the number of RGB frames, or without RGB one more than there are fields."""
@@ -92,19 +102,18 @@ def prefixes(folder: Path) -> set[str]:
     return {match[1] for match in matches if match}
 
 
-def take_over(video: Video, bound_px: float, spare_field: str) -> EncodedVideo:
+def take_over(video: Video, bound_px: float) -> EncodedVideo:
     """Return the records of a video of JPEGs, each holding its file's bytes; every JPEG is decoded once.
 
-    F RGB frames go with F - 1 fields. Of F fields one is left out: `spare_field` says whether the "first" or the "last".
-    Without RGB, F is one more than there are fields. `bound_px` is what level 255 stands for. Raises UserError (one
-    line, the folder or file first) for a number missing or double, counts that do not go together, damage, and sizes
-    that differ.
+    F RGB frames go with F - 1 fields; of F fields one is left out, as the source says. Without RGB, F is one more than
+    there are fields. `bound_px` is what level 255 stands for. Raises UserError (one line, the folder or file first) for a
+    number missing or double, counts that do not go together, damage, and sizes that differ.
     """
     source = video.source
     frames = source.rgb.checked()[1] if source.rgb else []
     fields = _fields(source)
     if frames and source.x:
-        fields = _without_spare(video, fields, len(frames), spare_field)
+        fields = _fields_of(video, fields, len(frames))
     same_size = _SameSize()
     records = {}
     if source.rgb:
@@ -142,20 +151,20 @@ def _fields(source: JpegVideo) -> list[tuple[Path, Path]]:
     return list(zip(xs, ys, strict=True))
 
 
-def _without_spare(video: Video, fields: list, frames: int, spare_field: str) -> list:
+def _fields_of(video: Video, fields: list, frames: int) -> list:
     """Return frames - 1 fields."""
     if len(fields) == frames - 1:
         return fields
     counts = f"{frames} frames and {len(fields)} flow fields, but {frames} frames have {frames - 1} fields"
     if len(fields) != frames:
         raise UserError(f"{video.path}: {counts}: one of the two was cut short, or made with another step")
-    if not spare_field:
+    if not video.source.spare_field:
         # TSN's calcDenseFlowGPU (dense_flow_gpu.cpp) writes with each field the later of its two frames only.
         raise UserError(
             f"{video.path}: {counts}: set data.spare_field=first if the tool writes no frame 0, as TSN's dense_flow does, "
             "or data.spare_field=last if it repeats the last field"
         )
-    return fields[1:] if spare_field == "first" else fields[:-1]
+    return video.source.without_spare(fields)
 
 
 def _field_record(name: str, index: int, pair: tuple[Path, Path], bound_px: float, same_size: _SameSize) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import shutil
 import signal
 import threading
@@ -215,8 +216,11 @@ def _prepare_videos(
 
 def _refuse(reasons: dict[str, str], seen: int, total: int, records: Path, settings: PrepareSettings) -> None:
     """Raise UserError for too many videos set aside, or all, with the commonest reason."""
-    reason = Counter(reasons.values()).most_common(1)[0][0] if reasons else "there is no video"
-    name = next((name for name, own in reasons.items() if own == reason), "-")
+    # Reasons that differ in their numbers only are one cause: "40 frames and 40 fields" and "61 frames and 61 fields".
+    causes = {name: re.sub(r"\d+", "", reason) for name, reason in reasons.items()}
+    cause = Counter(causes.values()).most_common(1)[0][0] if causes else ""
+    name = next((name for name, own in causes.items() if own == cause), "-")
+    reason = reasons.get(name, "there is no video")
     where = f" after {seen} of them" if seen < total else ""
     raise UserError(
         f"data.max_bad_fraction: {len(reasons)} of {total} videos were set aside{where}, more than "

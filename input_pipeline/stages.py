@@ -36,7 +36,6 @@ class PrepareSettings:
     max_bad_fraction: float
     processes: int  # 0: one a core
     given: tuple[str, ...] = ()  # streams that lie there as JPEGs and are taken over (VideoList.given); () decodes
-    spare_field: str = ""  # of flow taken over with as many fields as frames: "first" or "last" is left out
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -85,7 +84,7 @@ def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings
 def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:
     """Return a video's records, whatever it comes from. Raises UserError ("<path>: <reason>") where it cannot be used."""
     if settings.given:
-        return take_over(video, settings.bound_px, settings.spare_field)
+        return take_over(video, settings.bound_px)
     encoded = encode_video(video.name, iterate_video(video, settings.short_side), settings)
     if settings.method != "none" and encoded.frames < 2:
         raise UserError("one frame; at least 2 are needed for flow")
@@ -166,7 +165,7 @@ def fingerprint(video: Video, settings: PrepareSettings) -> str:
     made_by = (SCHEMA_VERSION, codecs.JPEG_QUALITY, cv2.__version__)
     made_how = (settings.short_side, settings.method, settings.bound_px, settings.backward)
     if settings.given:
-        made_how = (settings.given, settings.bound_px, settings.spare_field)
+        made_how = (settings.given, settings.bound_px, video.source.spare_field)
     return hashlib.sha256(json.dumps([*made_by, *made_how, video.name, video.size_bytes()]).encode()).hexdigest()
 
 

@@ -22,6 +22,7 @@ from twostream_jax.optim import make_optimizer
 
 def section(videos="", **values):
     keys = {
+        "spare_field": "",
         "frames": "",
         "splits": "",
         "split_file": "",

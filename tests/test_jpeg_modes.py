@@ -10,7 +10,7 @@ from twostream_jax import validate
 from twostream_jax.drivers.demo import demo
 from twostream_jax.drivers.evaluate import evaluate
 from twostream_jax.drivers.predict import predict
-from twostream_jax.drivers.prepare import prepare_records
+from twostream_jax.drivers.prepare import prepare_records, verify_records
 from twostream_jax.drivers.train import train
 
 
@@ -69,3 +69,18 @@ def test_the_configs_own_flow_keys_are_not_compared_with_given_flow():
     assert validate.prepared_otherwise(config, facts) == [
         "warning: data.jpeg_bound_px is 20.0 in the config and 15.0 in r; the records rule"
     ]
+
+
+@pytest.mark.parametrize("folder", ["rgb", "flow"])
+def test_damaged_records_are_repaired_from_the_jpegs(tiny_config, tmp_path, folder, capsys):
+    config = tiny_config.copy_and_resolve_references()
+    write_set(tmp_path / "set", Records(tiny_config.data.records), "flow_x")
+    config.data.kind, config.data.jpeg_bound_px, config.data.videos = "jpeg_folders", 8.0, str(tmp_path / "set")
+    config.data.records = str(tmp_path / "records")
+    prepare_records(config)
+    (file,) = (tmp_path / "records" / folder).glob("*array_record*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100_000] + bytes(1000) + whole[101_000:])
+    verify_records(config)
+    assert file.read_bytes() == whole
+    assert "1 record files repaired" in capsys.readouterr().out

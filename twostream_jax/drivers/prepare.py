@@ -80,7 +80,7 @@ def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
     if not given:
         return settings
     method, bound_px = ("given" if "flow" in given else "none"), config.data.jpeg_bound_px
-    return replace(settings, given=given, method=method, bound_px=bound_px, spare_field=config.data.spare_field)
+    return replace(settings, given=given, method=method, bound_px=bound_px)
 
 
 def list_config_videos(config) -> VideoList:
