@@ -218,7 +218,7 @@ def _refuse(reasons: dict[str, str], seen: int, total: int, records: Path, setti
     """Raise UserError for too many videos set aside, or all, with the commonest reason."""
     # Reasons that differ in their numbers only are one cause: "40 frames and 40 fields" and "61 frames and 61 fields".
     causes = {name: re.sub(r"\d+", "", reason) for name, reason in reasons.items()}
-    cause = Counter(causes.values()).most_common(1)[0][0] if causes else ""
+    cause, times = Counter(causes.values()).most_common(1)[0] if causes else ("", 0)
     name = next((name for name, own in causes.items() if own == cause), "-")
     reason = reasons.get(name, "there is no video")
     where = f" after {seen} of them" if seen < total else ""
