@@ -10,12 +10,15 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | tfds | synthetic
+            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | tfds | synthetic
             # Folder of the video files; csv: what its paths are relative to, empty for the CSV's own folder; tfds: the
             # version folder, such as tensorflow_datasets/ucf101/ucf101_1/2.0.0
             "videos": "",
-            "splits": "",  # ucf101, hmdb51: folder of the official lists
-            "split_file": "",  # csv: the file with columns path, label, split (or split1, split2, ...) and a group column
+            "frames": "",  # jpeg_folders: folder of the RGB frames where they lie apart from the flow; empty: in data.videos
+            "jpeg_bound_px": 0.0,  # jpeg_folders: px per frame that level 255 of the flow stands for; 0: not stated
+            "spare_field": "",  # jpeg_folders: field to leave out where there are as many as frames: '' | first | last
+            "splits": "",  # ucf101, hmdb51, jpeg_folders: folder of the official lists
+            "split_file": "",  # csv, jpeg_folders: file with columns path, label, split (or split1, split2, ...) and group
             "group_column": "group",  # csv: column whose values name the source of a clip; absent: each clip its own
             "classes": (),  # keep only these classes, by name; () keeps all
             "allow_missing": False,  # go on when listed videos are absent

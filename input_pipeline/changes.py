@@ -67,12 +67,13 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
     found = {"flow.method": flow.method if flow else "none"}
     wanted = {"flow.method": settings.method}
     if settings.given:
-        found["the streams"], wanted["the streams"] = dataset.streams, settings.given
+        found["what it holds"], wanted["what it holds"] = dataset.streams, settings.given
     else:
         found["data.short_side"], wanted["data.short_side"] = dataset.short_side, settings.short_side
     if flow and settings.method != "none":
-        found |= {"flow.bound_px": flow.bound_px, "flow.backward": flow.backward}
-        wanted |= {"flow.bound_px": settings.bound_px, "flow.backward": settings.backward}
+        bound_key = "data.jpeg_bound_px" if settings.given else "flow.bound_px"
+        found |= {bound_key: flow.bound_px, "flow.backward": flow.backward}
+        wanted |= {bound_key: settings.bound_px, "flow.backward": settings.backward}
     for key, value in found.items():
         if value != wanted[key]:
             raise UserError(

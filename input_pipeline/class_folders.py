@@ -13,6 +13,7 @@ from input_pipeline.schema import UserError
 from input_pipeline.still_images import IMAGE_SUFFIXES, StillImage
 from input_pipeline.video_list import (
     VIDEO_SUFFIXES,
+    Entries,
     Video,
     VideoList,
     check_spellings,
@@ -84,6 +85,25 @@ def list_class_folders(data) -> VideoList:
         still=still,
         notes=_left_out_note(root, left),
     )
+
+
+def list_class_folders_of_pictures(root: Path, entries: Entries) -> VideoList:
+    """Return the videos of such class folders where each video is a folder of pictures; `entries` knows which are."""
+    left: _LeftOut = defaultdict(list)
+    found = [
+        (subset, path) for subset, folder in _subset_folders(root, left) for path in entries.find(subfolders(folder))
+    ]
+    if not found:
+        raise UserError(f"data.videos={root} holds no <class>/<video>: put each class's videos into its own folder")
+    classes = tuple(sorted({path.parent.name for _, path in found}))
+    check_spellings(classes, f"data.videos={root}")
+    groups = [re.search(r"_(g\d+)_", entries.bare(path).name) for _, path in found]
+    videos = []
+    for (subset, path), group in zip(found, groups, strict=True):
+        name = entries.bare(path).relative_to(root).as_posix()
+        label = classes.index(path.parent.name)
+        videos.append(Video(name, path, label, group[1] if all(groups) else name, {"1": subset}))
+    return VideoList(clean_name(root.name), "folder", classes, ("1",), tuple(videos))
 
 
 def _videos(found: list[_Found], classes: list[str], still: bool) -> tuple[Video, ...]:

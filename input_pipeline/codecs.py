@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -14,6 +16,8 @@ from input_pipeline.schema import dequantise_flow
 JPEG_QUALITY = 95
 
 _END_OF_IMAGE = b"\xff\xd9"
+# In the coded picture 0xff stands before 0 or a restart marker (0xd0 to 0xd7), and may be repeated before a marker.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def encode_field(levels: np.ndarray) -> tuple[bytes, bytes]:
@@ -43,7 +47,11 @@ def mean_of_stored(x_jpeg: bytes, y_jpeg: bytes, bound_px: float) -> np.ndarray:
 
     It is taken after decoding: a crop that subtracts it subtracts what the whole decoded field would.
     """
-    levels = np.stack([decode_grey(x_jpeg), decode_grey(y_jpeg)])
+    return mean_of_levels(np.stack([decode_grey(x_jpeg), decode_grey(y_jpeg)]), bound_px)
+
+
+def mean_of_levels(levels: np.ndarray, bound_px: float) -> np.ndarray:
+    """Return the mean vector (x, y) of a decoded field, uint8 [2, H, W], as float32 [2] in px per frame."""
     # The formula is affine, so the mean of the levels maps to the mean of the px; float64 keeps the sum exact.
     return dequantise_flow(levels.mean(axis=(1, 2), dtype=np.float64), bound_px)
 
@@ -56,12 +64,25 @@ def _encode(image: np.ndarray) -> bytes:
 
 def _decode(jpeg: bytes, flag: int) -> np.ndarray:
     # Without its end marker a JPEG was cut short; OpenCV would fill the rest with grey and say nothing.
-    if not jpeg.endswith(_END_OF_IMAGE):
+    if not jpeg.endswith(_END_OF_IMAGE) and not _has_end(jpeg):
         raise ValueError(f"damaged JPEG: {len(jpeg)} bytes without an end marker")
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag)
     if image is None:
         raise ValueError(f"damaged JPEG: {len(jpeg)} bytes that cannot be decoded")
     return image
+
+
+def _has_end(jpeg: bytes) -> bool:
+    """Return whether the picture's own end marker stands in it, with other bytes after it as some tools leave.
+
+    Segments are passed over by their lengths (ITU-T T.81, annex B): the end marker of a thumbnail in one does not count.
+    """
+    place = 2
+    while marker := _NEXT_MARKER.search(jpeg, place):
+        if marker[0] == _END_OF_IMAGE:
+            return True
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+    return False
 
 
 def serialise_frame(video: str, index: int, image: bytes) -> bytes:

@@ -10,6 +10,8 @@ from pathlib import Path
 from input_pipeline.schema import UserError, first_line
 from input_pipeline.still_images import IMAGE_SUFFIXES, StillImage
 from input_pipeline.video_list import (
+    FILES,
+    Entries,
     Video,
     VideoList,
     check_spellings,
@@ -30,21 +32,20 @@ _LONGEST_VALUE = 4096
 _Rows = list[tuple[int, dict[str, str]]]
 
 
-def list_csv(data) -> VideoList:
+def list_csv(data, root: Path | None = None, entries: Entries = FILES) -> VideoList:
     """Return the rows of data.split_file: columns path, label, split (or split1, split2, ...) and a group column.
 
     Columns are told apart by commas, semicolons or tabs; the header and the splits' values are read whatever their
     case. A split's value is train, test or empty (no part in it); a single `split` is split "1". Classes are the labels
-    in alphabetical order, numbers too. Paths are relative to data.videos or, when that is empty, to the CSV's folder;
-    the data set is named after the CSV's folder. Without a column `group` each clip is its own group. Rows that name
-    images are videos of one frame; a list holds either.
+    in alphabetical order, numbers too. Paths are relative to `root`, by default the `csv_root`; the data set is named
+    after the CSV's folder. Without a column `group` each clip is its own group. Rows that name images are videos of one
+    frame; a list holds either.
 
     Raises UserError, naming the file and the line, for what cannot be read or contradicts itself.
     """
     if not data.split_file:
         raise UserError("data.split_file is empty: give the CSV with columns path, label, split")
-    file = Path(os.path.abspath(os.path.expanduser(data.split_file)))
-    root = existing_folder("data.videos", data.videos) if data.videos else file.parent
+    file, root = _csv_file(data), root or csv_root(data)
     columns, rows = _read_csv(file)
     splits = _split_columns(columns, file)
     group_column = data.group_column.strip().lower()
@@ -59,11 +60,13 @@ def list_csv(data) -> VideoList:
         raise UserError(f"data.split_file={file}: no row has a split: write train or test")
     classes = sorted({one_spelling(row["label"]) for _, row in rows})
     check_spellings(classes, f"data.split_file={file}")
-    still = _is_still(rows, file)
+    still = entries is FILES and _is_still(rows, file)
     label_of = {name: label for label, name in enumerate(classes)}
     videos, lines = [], {}
     for number, row in rows:
-        video = _video(row, f"{file} line {number}", root, label_of, splits, group_column, still)
+        path = inside(root, row["path"], f"{file} line {number}")
+        name = one_spelling(entries.bare(path).relative_to(root).as_posix())
+        video = _video(row, f"{file} line {number}", name, on_disk(root, path), label_of, splits, group_column, still)
         if video.path in lines:
             raise UserError(
                 f"{file} lines {lines[video.path]} and {number} both list {one_line(row['path'])}: keep one"
@@ -74,7 +77,18 @@ def list_csv(data) -> VideoList:
     return VideoList(name, "csv", tuple(classes), tuple(splits), tuple(videos), still=still)
 
 
-def _video(row: dict, where: str, root: Path, label_of: dict, splits: dict, group_column: str, still: bool) -> Video:
+def csv_root(data) -> Path:
+    """Return the folder that a CSV's paths are relative to: data.videos or, when that is empty, the CSV's own."""
+    return existing_folder("data.videos", data.videos) if data.videos else _csv_file(data).parent
+
+
+def _csv_file(data) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(data.split_file)))
+
+
+def _video(
+    row: dict, where: str, name: str, path: Path, label_of: dict, splits: dict, group_column: str, still: bool
+) -> Video:
     """Return the video of one row; `where` names file and line."""
     subsets = {split: row[column].lower() for split, column in splits.items() if row[column]}
     wrong = [row[splits[split]] for split, value in subsets.items() if value not in ("train", "test")]
@@ -83,12 +97,9 @@ def _video(row: dict, where: str, root: Path, label_of: dict, splits: dict, grou
             f"{where}: split {wrong[0]!r} is not train, test or empty (data.validation_fraction holds out "
             "validation groups)"
         )
-    path = inside(root, row["path"], where)
-    name = one_spelling(path.relative_to(root).with_suffix("").as_posix())
     group = row.get(group_column, name)
     if not group:
         raise UserError(f"{where}: column {group_column!r} (data.group_column) is empty")
-    path = on_disk(root, path)
     label = label_of[one_spelling(row["label"])]
     return Video(name, path, label, group, subsets, StillImage(path) if still else None)
 

@@ -70,8 +70,8 @@ class Dataset:
     classes: tuple[str, ...]
     splits: tuple[str, ...]
     streams: tuple[str, ...]  # "rgb", and "flow" where there is some
-    short_side: int  # px
-    jpeg_quality: int
+    short_side: int  # px; of JPEGs taken over, the commonest smallest side
+    jpeg_quality: int  # 0 for JPEGs taken over, which do not say
     flow: FlowSettings | None
     counts: dict[str, int]  # videos, frames, pairs, quarantined, bytes
     checksum: str  # `checksum` of files and videos
@@ -104,6 +104,8 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     Raises UserError when there is none, when it cannot be read, or when it is of another schema version.
     """
     file = pathlib.Path(path) / DATASET_FILE
+    if pathlib.Path(path).is_file():
+        raise UserError(f"data.records: {path} is a file; name the folder that --mode=prepare wrote")
     if not file.is_file():
         raise UserError(f"data.records: {path} holds no {DATASET_FILE}; run --mode=prepare first")
     try:
@@ -163,9 +165,9 @@ def _faults(dataset: Dataset) -> Iterator[str]:
     for key in ("kind", "checksum"):
         if not isinstance(getattr(dataset, key), str):
             yield f"{key} is {shown(getattr(dataset, key))}, not a word"
-    for key in ("short_side", "jpeg_quality"):
-        if not _is_whole(getattr(dataset, key), 1):
-            yield f"{key} is {shown(getattr(dataset, key))}, not a whole number from 1"
+    for key, least in (("short_side", 1), ("jpeg_quality", 0)):
+        if not _is_whole(getattr(dataset, key), least):
+            yield f"{key} is {shown(getattr(dataset, key))}, not a whole number from {least}"
     flow = dataset.flow
     if flow and not (
         _is_text(flow.method) and isinstance(flow.opencv_version, str) and isinstance(flow.backward, bool)

@@ -7,21 +7,24 @@ import itertools
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from input_pipeline.class_folders import list_class_folders
-from input_pipeline.csv_lists import list_csv
+from input_pipeline import jpeg_folders
+from input_pipeline.class_folders import list_class_folders, list_class_folders_of_pictures
+from input_pipeline.csv_lists import csv_root, list_csv
 from input_pipeline.official_lists import read_hmdb51, read_ucf101
 from input_pipeline.schema import UserError
 from input_pipeline.tfds_folders import list_tfds
 from input_pipeline.video_list import (
+    FILES,
+    Entries,
     Video,
     VideoList,
+    clean_name,
     existing_folder,
     one_line,
     one_spelling,
     subfolders,
     such_as,
     unfit,
-    video_files,
 )
 
 _SHOWN = 3  # names an error shows
@@ -30,17 +33,18 @@ _SHOWN = 3  # names an error shows
 def list_videos(data) -> VideoList:
     """Return the videos that the config section `data` names, those absent on disk refused or, on request, left out.
 
-    `data` has kind, videos, splits, split_file, group_column, classes and allow_missing (see configs/base.py). A video
-    that has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and a
-    class all of whose videos are absent remains a class.
+    `data` is the config's section: its kind, and the keys that say where videos and lists of that kind lie. A video that
+    has no part in any split is not listed. With `classes` only these remain, in the data set's own order, and a class all
+    of whose videos are absent remains a class.
 
     Raises UserError, naming key or file, for whatever is missing, unknown, contradictory or outside the videos folder.
     """
     kinds = {
-        "ucf101": _list_official,
-        "hmdb51": _list_official,
+        "ucf101": _list_official_files,
+        "hmdb51": _list_official_files,
         "csv": list_csv,
         "folder": list_class_folders,
+        "jpeg_folders": _list_jpeg_folders,
         "tfds": list_tfds,
     }
     if data.kind not in kinds:
@@ -53,24 +57,44 @@ def list_videos(data) -> VideoList:
     return _present(listed, data)
 
 
-def _list_official(data) -> VideoList:
-    """Return UCF-101 or HMDB-51 as the official lists have it, the files in class folders or all in one folder.
+def _list_official_files(data) -> VideoList:
+    return _list_official(data.kind, existing_folder("data.videos", data.videos), data.splits, FILES)
 
-    Files are found by their stem whatever its case and container. Names are those of the lists, class/stem, so that
+
+def _list_jpeg_folders(data) -> VideoList:
+    """Return the folders of JPEGs by the official lists (data.splits), a CSV (data.split_file) or their class folders."""
+    root = existing_folder("data.videos", data.videos) if data.videos or not data.split_file else csv_root(data)
+    layout = jpeg_folders.find_layout(root, existing_folder("data.frames", data.frames) if data.frames else None)
+    if data.splits:
+        kind = "ucf101" if (Path(data.splits).expanduser() / "classInd.txt").is_file() else "hmdb51"
+        listed = _list_official(kind, layout.root, data.splits, layout.entries)
+    elif data.split_file:
+        listed = list_csv(data, layout.root, layout.entries)
+    else:
+        layout.check_classes()
+        listed = replace(list_class_folders_of_pictures(layout.root, layout.entries), name=clean_name(root.name))
+    return jpeg_folders.with_sources(listed, layout, data.spare_field)
+
+
+def _list_official(kind: str, videos: Path, splits: str, entries: Entries) -> VideoList:
+    """Return UCF-101 or HMDB-51 as the official lists have it, the videos in class folders or all in one folder.
+
+    Videos are found by their stem whatever its case and container. Names are those of the lists, class/stem, so that
     they do not hang on the folders' layout.
     """
-    videos, lists = existing_folder("data.videos", data.videos), existing_folder("data.splits", data.splits)
-    classes, splits, entries = (read_ucf101 if data.kind == "ucf101" else read_hmdb51)(lists)
-    files: dict[str, list[Path]] = {}
-    for path in video_files([videos, *subfolders(videos)]):
-        files.setdefault(one_spelling(path.stem).lower(), []).append(path)
+    lists = existing_folder("data.splits", splits)
+    classes, numbers, listed_videos = (read_ucf101 if kind == "ucf101" else read_hmdb51)(lists)
+    found: dict[str, list[Path]] = {}
+    for path in entries.find([videos, *subfolders(videos)]):
+        found.setdefault(one_spelling(entries.bare(path).name).lower(), []).append(path)
     listed = []
-    for entry in entries:
-        paths = files.get(one_spelling(PurePath(entry.name).name).lower(), [videos / f"{entry.name}.avi"])
+    for entry in listed_videos:
+        absent = videos / (f"{entry.name}.avi" if entries is FILES else entry.name)
+        paths = found.get(one_spelling(PurePath(entry.name).name).lower(), [absent])
         if len(paths) > 1:
             raise UserError(f"{paths[0]} and {paths[1]} would share the name {entry.name!r}: rename or remove one")
         listed.append(Video(entry.name, paths[0], entry.label, entry.group, entry.subsets))
-    return VideoList(data.kind, data.kind, classes, splits, tuple(listed))
+    return VideoList(kind, kind, classes, numbers, tuple(listed))
 
 
 def _select_classes(listed: VideoList, wanted: tuple[str, ...]) -> VideoList:
@@ -121,6 +145,9 @@ def _part_notes(listed: VideoList) -> list[str]:
             )
         if untested and labels["test"]:
             notes.append(f"split {split}: classes with train but no test videos: {len(untested)}, {such_as(untested)}")
+        counts = {part: sum(video.subsets.get(split) == part for video in listed.videos) for part in ("train", "test")}
+        if counts["test"] > counts["train"] > 0:
+            notes.append(f"split {split}: {counts['train']} train and {counts['test']} test videos: are they swapped?")
         if shared:
             notes.append(
                 f"split {split}: groups both in train and test: {len(shared)}, {such_as(shared)}; the test videos are "

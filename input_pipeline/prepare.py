@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import shutil
 import signal
 import threading
@@ -31,6 +32,9 @@ from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 
 PARTIAL_FOLDER = ".partial"
+
+# Videos set aside before a run that has too many of them ends early: enough to see what they have in common.
+_LOOKED_AT = 50
 
 Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]
@@ -74,11 +78,11 @@ def prepare(
 
 
 def verify(
-    list_videos: Callable[[], VideoList], records: Path, settings: PrepareSettings, on_progress: Progress, say: Say
+    records: Path, find_videos: Callable[[], tuple[VideoList, PrepareSettings]], on_progress: Progress, say: Say
 ) -> None:
     """Name every damaged record of the folder `records` through `say`, and repair it from the videos.
 
-    `list_videos` is called where something must be made anew. Raises UserError when damage remains.
+    `find_videos` is called where something must be made anew. Raises UserError when damage remains.
     """
     with _refusals_named(records):
         damages = verification.find_damage(records, on_progress)
@@ -89,7 +93,7 @@ def verify(
             mended = verification.mend_metadata(records)
             say(f"{records}: all {sum(map(len, dataset.files.values()))} record files are as they were written")
         else:
-            videos = list_videos()
+            videos, settings = find_videos()
             with _alone(records) as partial:
                 make = bind(_prepare_videos, partial=partial, on_progress=on_progress, say=say)
                 verification.repair(damages, videos, records, settings, partial, make)
@@ -205,15 +209,18 @@ def _prepare_videos(
                 bad += 1
                 say(f"{video.name} set aside: {result}")
             on_progress(len(results), len(videos), video.name)
-            if bad > bad_limit:
+            if bad > max(bad_limit, _LOOKED_AT):
                 break
     return results
 
 
 def _refuse(reasons: dict[str, str], seen: int, total: int, records: Path, settings: PrepareSettings) -> None:
     """Raise UserError for too many videos set aside, or all, with the commonest reason."""
-    reason, times = Counter(reasons.values()).most_common(1)[0] if reasons else ("there is no video", 0)
-    name = next((name for name, own in reasons.items() if own == reason), "-")
+    # Reasons that differ in their numbers only are one cause: "40 frames and 40 fields" and "61 frames and 61 fields".
+    causes = {name: re.sub(r"\d+", "", reason) for name, reason in reasons.items()}
+    cause, times = Counter(causes.values()).most_common(1)[0] if causes else ("", 0)
+    name = next((name for name, own in causes.items() if own == cause), "-")
+    reason = reasons.get(name, "there is no video")
     where = f" after {seen} of them" if seen < total else ""
     raise UserError(
         f"data.max_bad_fraction: {len(reasons)} of {total} videos were set aside{where}, more than "
@@ -245,7 +252,7 @@ def _describe(
         streams=tuple(folder for folder in settings.folders if folder != "flow_backward"),
         # What was taken over has the sizes that it has.
         short_side=smallest.most_common(1)[0][0] if settings.given else settings.short_side,
-        jpeg_quality=codecs.JPEG_QUALITY,
+        jpeg_quality=0 if settings.given else codecs.JPEG_QUALITY,
         flow=flow,
         counts=counts,
         checksum=dataset_file.checksum(files, stored),

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from input_pipeline import codecs, shards
+from input_pipeline.jpeg_video import take_over
 from input_pipeline.opencv_flow import compute_flow, grey
 from input_pipeline.schema import FLOW_METHODS, SCHEMA_VERSION, UserError, quantise_flow
 from input_pipeline.video_list import Video
@@ -29,7 +30,7 @@ class PrepareSettings:
     """What of the config decides over records: `data.short_side`, `flow.*`, and how the work is run."""
 
     short_side: int  # px
-    method: str  # one of schema.FLOW_METHODS; none stores RGB only
+    method: str  # one of schema.FLOW_METHODS; none stores RGB only, "given" is flow that lies there as JPEGs
     bound_px: float | str  # px per frame, or "video": each video's own largest component
     backward: bool
     max_bad_fraction: float
@@ -48,6 +49,14 @@ class PrepareSettings:
 
 def check_settings(settings: PrepareSettings) -> None:
     """Raise UserError, naming the key, for settings that make no sense."""
+    if settings.given:
+        if "flow" in settings.given and not (np.isfinite(settings.bound_px) and settings.bound_px > 0):
+            raise UserError(
+                f"data.jpeg_bound_px={settings.bound_px}: flow JPEGs do not say it, so state the px that the extractor "
+                "clipped at: 20 in gpu_flow and in the commands that dense_flow and denseflow show, 15 and 32 if these "
+                "two were told nothing"
+            )
+        return
     if settings.short_side < 1:
         raise UserError(f"data.short_side: {settings.short_side} px; give at least 1")
     if settings.method not in FLOW_METHODS:
@@ -74,6 +83,8 @@ def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings
 
 def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:
     """Return a video's records, whatever it comes from. Raises UserError ("<path>: <reason>") where it cannot be used."""
+    if settings.given:
+        return take_over(video, settings.bound_px)
     encoded = encode_video(video.name, iterate_video(video, settings.short_side), settings)
     if settings.method != "none" and encoded.frames < 2:
         raise UserError("one frame; at least 2 are needed for flow")
@@ -153,6 +164,8 @@ def fingerprint(video: Video, settings: PrepareSettings) -> str:
     """Return a hash of all that a finished video's records depend on, the size of the video file included."""
     made_by = (SCHEMA_VERSION, codecs.JPEG_QUALITY, cv2.__version__)
     made_how = (settings.short_side, settings.method, settings.bound_px, settings.backward)
+    if settings.given:
+        made_how = (settings.given, settings.bound_px, video.source.spare_field)
     return hashlib.sha256(json.dumps([*made_by, *made_how, video.name, video.size_bytes()]).encode()).hexdigest()
 
 

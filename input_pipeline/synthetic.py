@@ -51,7 +51,7 @@ def render(
     in both training and test. The same arguments write the same pixels. split.csv is written last and settings.json
     beside it says what it was made with, so an interrupted or different set is rendered anew.
 
-    Raises UserError when the folder cannot be written.
+    Raises UserError when the folder holds anything else, or cannot be written.
     """
     folder = Path(folder)
     settings = {
@@ -63,13 +63,19 @@ def render(
     }
     listing = folder / "split.csv"
     settings_file = folder / "settings.json"
-    if listing.exists() and settings_file.exists() and json.loads(settings_file.read_text()) == settings:
+    if listing.exists() and settings_file.exists() and settings_file.read_text() == json.dumps(settings):
         return listing
+    if folder.is_dir() and not settings_file.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"data.videos={folder}: holds other files; name an empty folder for the synthetic videos, or leave it empty"
+        )
     try:
-        for name in CLASSES:
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         listing.unlink(missing_ok=True)
+        # Before anything else: it marks the folder as ours.
         settings_file.write_text(json.dumps(settings))
+        for name in CLASSES:
+            (folder / name).mkdir(exist_ok=True)
         rows = _render_groups(folder, seed, videos_per_class, size, num_frames)
         unfinished = folder / "split.csv.part"
         with unfinished.open("w", newline="") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -160,6 +160,22 @@ def video_files(folders: Iterable[Path]) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
     ]
+
+
+def without_suffix(path: Path) -> Path:
+    """Return the path of a video file without its suffix."""
+    return path.with_suffix("")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What stands for a video in a folder: a file by its suffix, or a folder of pictures."""
+
+    find: Callable[[Iterable[Path]], list[Path]]  # the videos that lie in these folders, by name
+    bare: Callable[[Path], Path]  # a video's path less what is no part of its name
+
+
+FILES = Entries(video_files, without_suffix)
 
 
 def clean_name(name: str) -> str:

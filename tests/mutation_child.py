@@ -127,11 +127,12 @@ def main() -> None:
             KINDS[kind](Path(path))
             outcome = "read"
         except REFUSALS.get(kind, UserError) as error:
-            one_line = str(error).splitlines() == [str(error)] and len(str(error)) < 1000
+            # Other control characters, in names, the command line escapes.
+            one_line = str(error) and "\n" not in str(error) and len(str(error)) < 1000
             outcome = f"refused {error}" if one_line else f"fault: message of several lines or none: {error!r:.300}"
         except BaseException:
             outcome = "fault: " + " | ".join(traceback.format_exc().splitlines()[-6:])
-        out.write(f"{_peak_bytes()}\t{outcome}\n".replace("\x00", "\\0"))
+        out.write(f"{_peak_bytes()}\t{outcome!a}\n")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,16 @@ def test_a_full_disk_is_one_line_too(capsys, monkeypatch):
     assert run(capsys)[::2] == (2, "error: [Errno 28] No space left on device: 'runs/demo/x'\n")
 
 
+def test_names_of_any_letters_stay_on_one_line(capsys, monkeypatch):
+    def fail(*_):
+        raise UserError("a\nb\rc\u2028d\x00\udce9 é漢: " + "x" * 2000)
+
+    monkeypatch.setattr(cli, "_demo", fail)
+    status, _, err = run(capsys)
+    assert status == 2 and err.splitlines() == [err[:-1]]
+    assert err.startswith(r"error: a b\rc\u2028d\x00\udce9 é漢: xxx") and err.endswith("x ...\n") and len(err) == 1012
+
+
 def test_help_names_every_mode(capsys):
     status, out, _ = run(capsys, "--help")
     assert status == 0 and all(mode in out for mode in cli.MODES)

@@ -38,7 +38,7 @@ def change(plain, path, value):
         ("classes", ["left", "left"], "classes are not different words"),
         ("classes", [None, "left"], "classes are not different words"),
         ("short_side", 0, "short_side is 0, not a whole number from 1"),
-        ("jpeg_quality", "95", "jpeg_quality is '95', not a whole number from 1"),
+        ("jpeg_quality", "95", "jpeg_quality is '95', not a whole number from 0"),
         ("flow.bound_px", 0, "flow.bound_px is 0, neither px above 0 nor 'video'"),
         ("flow.bound_px", "clip", "flow.bound_px is 'clip'"),
         ("flow.backward", 1, "flow has not a method, an opencv_version and backward"),

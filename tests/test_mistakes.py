@@ -8,6 +8,8 @@ import json
 import pytest
 from command_line import forbid_devices, refused
 
+from configs import base
+
 T = "--config=configs/temporal.py"
 # Experiments over a CSV, class folders and the official lists; {here} is a folder of wrong files.
 C, F, U = "--config={here}/csv.py", "--config={here}/folder.py", "--config={here}/ucf101.py"
@@ -109,8 +111,8 @@ MISTAKES = [
     ([T, "--config.data.records={here}/file"], "data.records: {here}/file holds no dataset.json"),
     (["--mode=eval", "--workdir={here}/file"], "--workdir={here}/file: holds no config.json"),
     (["--mode=eval", "--workdir={here}/not_json"], "not_json/config.json: not a stored config"),
-    (["--mode=eval", "--workdir={here}/wrong_value"], "train.batch_size='many': must be a whole number"),
-    (["--mode=eval", "--workdir={here}/wrong_list"], "data.classes=(1, None): must be words"),
+    (["--mode=eval", "--workdir={here}/wrong_value"], 'train.batch_size is "many", must be a whole number'),
+    (["--mode=eval", "--workdir={here}/wrong_list"], "data.classes is [1, null], must be a list of texts"),
     (["--mode=eval", "--workdir={run}", "--config.data.records={here}/empty"], "{here}/empty holds no dataset.json"),
     (
         ["--mode=eval", "--workdir={run}", "--config.eval.subset=tests"],
@@ -233,11 +235,12 @@ LISTS = {
     "from_zero": (TRAIN.replace(" 1", " 0"), TEST),
     "both": (TRAIN + TEST.replace("\n", " 1\n"), TEST),
 }
+WHOLE = base.get_config().to_dict()
 STORED = {
     "bad": '{"train": 3}',
     "not_json": "config",
-    "wrong_value": '{"train": {"batch_size": "many"}}',
-    "wrong_list": '{"data": {"classes": [1, null]}}',
+    "wrong_value": json.dumps(WHOLE | {"train": WHOLE["train"] | {"batch_size": "many"}}),
+    "wrong_list": json.dumps(WHOLE | {"data": WHOLE["data"] | {"classes": [1, None]}}),
 }
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from command_line import forbid_devices, refused
 
+from input_pipeline.schema import SCHEMA_VERSION
+from twostream_jax.checkpoint import Checkpoints
 from twostream_jax.drivers.train import train
 from twostream_jax.scores import ScoreFile
 
@@ -58,7 +60,7 @@ WITH_A_RUN = [
     (["--mode=eval", "--workdir={run}", "--config.data.classes=red-bob,juggling"], "data.classes=red-bob,juggling:"),
     (
         ["--workdir={run}", "--config.data.records={other}", "--config.train.steps=9"],
-        "its run used records videos with",
+        "{other}: not the records that the run in {run} began with",
     ),
     (
         ["--workdir={run}", "--config.train.batch_size=8", "--config.train.steps=9"],
@@ -151,7 +153,7 @@ def other_records(here, records) -> dict:
     changes = {
         "other": lambda text: text.replace('"red-bob"', '"juggling"', 1).replace('"checksum": "', '"checksum": "0'),
         "rgb_only": lambda text: text.replace('"streams": ["rgb", "flow"]', '"streams": ["rgb"]'),
-        "newer": lambda text: text.replace('"schema": 1', '"schema": 99'),
+        "newer": lambda text: text.replace(f'"schema": {SCHEMA_VERSION}', '"schema": 99'),
         "cut": lambda text: text[: len(text) // 2],
     }
     for name, change in changes.items():
@@ -165,17 +167,20 @@ def other_records(here, records) -> dict:
 
 def other_runs(here) -> dict:
     """Return runs made from `run`: one whose arrays are gone, one of other classes, one with one crop."""
-    for name in ("damaged_run", "jugglers", "center"):
+    for name in ("damaged_run", "center"):
         shutil.copytree(here / "run", here / name)
     shutil.rmtree(here / "damaged_run" / "checkpoints" / "1" / "config")
-    for stored in (here / "jugglers" / "checkpoints" / "1" / "config").iterdir():
-        stored.write_text(stored.read_text().replace("red-bob", "juggling"))
+    with Checkpoints(here / "run", read_only=True) as checkpoints:
+        document = json.loads(json.dumps(checkpoints.config(1)).replace("red-bob", "juggling"))
+    with Checkpoints(here / "jugglers") as checkpoints:
+        checkpoints.save(1, {"step": np.zeros(())}, document, None)
     path = here / "center" / "config.json"
     config = json.loads(path.read_text())
     config["eval"]["crops"] = 1
     path.write_text(json.dumps(config))
-    (here / "fresh").mkdir()
-    shutil.copy(here / "run" / "config.json", here / "fresh")
+    for name in ("fresh", "jugglers"):
+        (here / name).mkdir(exist_ok=True)
+        shutil.copy(here / "run" / "config.json", here / name)
     return {name: here / name for name in ("damaged_run", "jugglers", "center", "fresh")}
 
 

@@ -239,3 +239,15 @@ def test_prepare_runs_outside_the_main_thread(tmp_path):
     thread.start()
     thread.join()
     assert found == [read_dataset(tmp_path / "r")]
+
+
+def test_a_run_of_bad_videos_ends_early(tmp_path):
+    (tmp_path / "bad").mkdir()
+    names = [f"bad/{i:03}" for i in range(200)]
+    for name in names:
+        (tmp_path / f"{name}.avi").touch()
+    with pytest.raises(UserError) as error:
+        run(listed(tmp_path, names), tmp_path / "r", max_bad_fraction=0.1)
+    assert "51 of 200 videos were set aside after 51 of them, more than 0.1; 51 as bad/000: the file is empty" in str(
+        error.value
+    )

@@ -212,3 +212,10 @@ def test_tracks_move_along_their_axis_at_the_drawn_speed():
         assert np.allclose(np.median(steps, axis=0), np.abs(velocity)) and (steps <= np.abs(velocity) + 1e-9).all()
         moves[motion] = np.abs(velocity) > 0
     assert [moves[m].tolist() for m in ("swing", "bob", "slant")] == [[True, False], [False, True], [True, True]]
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    (tmp_path / "holiday.avi").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"^data\.videos=.*: holds other files; name an empty folder for the synthetic"):
+        synthetic.render(tmp_path, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.avi"]

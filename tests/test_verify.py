@@ -35,7 +35,7 @@ def copy(made, tmp_path):
 def check(videos, records, settings=BACKWARD):
     """Return the lines that --verify says."""
     said = []
-    prepare.verify(lambda: videos, records, settings, lambda *progress: None, said.append)
+    prepare.verify(records, lambda: (videos, settings), lambda *progress: None, said.append)
     return said
 
 
@@ -56,7 +56,7 @@ def test_sound_records_are_said_to_be_so(made, copy):
     assert files > 3
     # Where nothing is damaged the videos are not needed.
     said = []
-    prepare.verify(lambda: pytest.fail("listed"), copy, BACKWARD, lambda *progress: None, said.append)
+    prepare.verify(copy, lambda: pytest.fail("listed"), lambda *progress: None, said.append)
     assert said == [f"{copy}: all {files} record files are as they were written"]
     assert hashes(copy) == before
 

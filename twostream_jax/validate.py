@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import base
 from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
 
-KINDS = ("ucf101", "hmdb51", "csv", "folder", "tfds", "synthetic")
+KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
 
 # Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by
@@ -21,6 +21,7 @@ FREE_ON_RESUME = (
     "train.steps", "train.checkpoint_every", "train.log_every",
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
+    "data.frames", "data.jpeg_bound_px", "data.spare_field",
     "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
 )  # fmt: skip
 
@@ -56,10 +57,22 @@ def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
             f"input.streams={','.join(config.input.streams)}: {config.model.name} takes {','.join(wanted)}; "
             f"set --config.input.streams=\"('{wanted[0]}',)\" or another model.name"
         )
-    if config.input.crop > config.data.short_side:
+    if config.data.kind == "jpeg_folders":
+        _check_jpeg_folders(config)
+    elif config.input.crop > config.data.short_side:
         raise UserError(
             f"input.crop={config.input.crop}: larger than the stored frames, data.short_side={config.data.short_side} px; "
             "lower the crop or prepare larger records"
+        )
+
+
+def _check_jpeg_folders(config) -> None:
+    """Check what says how JPEGs are taken over; their size is known only once they are records."""
+    _one_of("data.spare_field", config.data.spare_field, ("", "first", "last"))
+    _at_least("data.jpeg_bound_px", config.data.jpeg_bound_px, 0)
+    if config.flow.backward:
+        raise UserError(
+            "flow.backward=True: data.kind=jpeg_folders takes over flow that is there and computes none; set it to False"
         )
 
 
@@ -148,9 +161,10 @@ def check_records(config, stored_streams, smallest_side_px: int) -> None:
     """Check that the records hold the streams that the net takes, in frames large enough for its crop."""
     missing = [stream for stream in config.input.streams if stream not in stored_streams]
     if missing:
+        remedy = "another flow.method" if "flow" in missing else "RGB frames"
         raise UserError(
             f"data.records={config.data.records}: holds {', '.join(stored_streams)} but no {', '.join(missing)}; "
-            "prepare records with another flow.method, or choose another model.name"
+            f"prepare records with {remedy}, or choose another model.name"
         )
     if config.input.crop > smallest_side_px:
         raise UserError(
@@ -253,6 +267,8 @@ def prepared_otherwise(config, facts: dict) -> list[str]:
         "flow.method": (config.flow.method, flow["method"]),
         "flow.bound_px": (config.flow.bound_px, flow["bound_px"]),
     }
+    if config.data.kind == "jpeg_folders" and flow["method"] == "given":
+        pairs = {"data.jpeg_bound_px": (config.data.jpeg_bound_px, flow["bound_px"])}
     return [
         f"warning: {key} is {ours} in the config and {theirs} in {config.data.records}; the records rule"
         for key, (ours, theirs) in pairs.items()

@@ -42,6 +42,11 @@ def demo(config, workdir: Path) -> dict:
     begun = time.monotonic()
     _check_before_work(config, workdir)
     dataset = prepare_records(config)
+    if set(dataset.streams) < {"rgb", "flow"}:
+        raise UserError(
+            f"data.records={config.data.records}: holds {', '.join(dataset.streams)} only, and the two-stream run needs RGB "
+            "and flow; train the one net with --mode=train"
+        )
     report = (_one_split if config.data.split else _every_split)(config, workdir, dataset)
     print(f"done in {time_left(time.monotonic() - begun)}; the report: {workdir / 'report.md'}")
     return report
@@ -59,7 +64,7 @@ def _check_before_work(config, workdir: Path) -> None:
         raise UserError(f"--workdir={workdir}: is the run of one net; name another folder for both streams")
     for stream in NETS:
         check_values(stream_config(config, stream))
-    if config.flow.method == "none":
+    if config.flow.method == "none" and config.data.kind != "jpeg_folders":
         raise UserError("flow.method=none: the two-stream run needs flow; choose dis, tvl1, farneback or deepflow")
 
 
@@ -89,7 +94,7 @@ def _one_split(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
     names = {s: file_name(dataset.name, config.data.split, config.data.folds, s) for s in ("test", "train")}
     paths = {subset: [workdir / stream / name for stream in NETS] for subset, name in names.items()}
     result = _fused(paths["test"], paths["train"], workdir / "fused")
-    print("\n".join(f"    fused {line}" for line in fuse_lines(result)))
+    print("\n".join(fuse_lines(result)))
     scores = {stream: ScoreFile.read(path) for stream, path in zip(NETS, paths["test"], strict=True)}
     fused = {n: ScoreFile.read(workdir / "fused" / f"fused_{n}.npz") for n in ("average", "svm") if n in result}
     drawn = _pictures(config, workdir, scores, fused["average"])

@@ -65,6 +65,7 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict]]:
             step = choose_step(checkpoints, str(config.eval.checkpoint))
             stored = checkpoints.config(step)
         validate.check_same_net(stored["config"], config.to_dict(), workdir)
+        _flow_method(config, stored["records"])
         loaded.append((step, stored))
     (first, first_dir), classes = runs[0], _classes(loaded[0][1])
     for number, ((config, workdir), (_, stored)) in enumerate(zip(runs, loaded, strict=True)):
@@ -93,6 +94,12 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
 def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: Path) -> tuple[list[str], np.ndarray]:
     """Return class names and probabilities [C]."""
     (head, classes), *_ = stored["tasks"].items()
+    if "flow" in config.input.streams and stored["records"]["flow"]["method"] == "given":
+        print(
+            f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={config.flow.method} computes this "
+            "video's, and another method than theirs costs accuracy",
+            file=sys.stderr,
+        )
     setup = _one_video_setup(config, stored["records"], video, folder)
     mesh = meshes.make_mesh()
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -103,13 +110,24 @@ def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: 
     return classes, scores.probs[0]
 
 
+def _flow_method(config, facts: dict) -> str:
+    """Return how the video's flow is computed: as the net's was or, where that came as JPEGs, by flow.method."""
+    if "flow" not in config.input.streams:
+        return "none"
+    if facts["flow"]["method"] != "given":
+        return facts["flow"]["method"]
+    if config.flow.method == "none":
+        raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")
+    return config.flow.method
+
+
 def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
     """Return the setup over records of this one video, made as those that the net was trained on."""
-    flow = facts["flow"] if "flow" in config.input.streams else None
+    method = _flow_method(config, facts)
     settings = PrepareSettings(
         short_side=facts["short_side"],
-        method=flow["method"] if flow else "none",
-        bound_px=flow["bound_px"] if flow else config.flow.bound_px,
+        method=method,
+        bound_px=facts["flow"]["bound_px"] if method != "none" else config.flow.bound_px,
         backward=False,
         max_bad_fraction=1.0,
         processes=1,

@@ -24,11 +24,12 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     is nothing left to do, and they are described.
     """
     _check(config)
-    videos = list_config_videos(config)
+    videos, settings = _videos_and_settings(config)
+    records = Path(config.data.records)
     for note in videos.notes:
         print(f"note: {note}")
-    check_still(videos, config.flow.method)
-    settings, records = prepare_settings(config), Path(config.data.records)
+    if videos.given:
+        print(f"{videos.name}: takes over {videos.videos[0].source.describe()}")
     if not (records / dataset_file.DATASET_FILE).exists():
         cost = estimate(videos, settings)
         print(estimate_line(videos, cost))
@@ -51,7 +52,13 @@ def verify_records(config) -> None:
     _check(config)
     records = Path(config.data.records)
     with Progress(f"verify {records}", "files") as progress:
-        verify(lambda: list_config_videos(config), records, prepare_settings(config), progress.update, progress.say)
+        verify(records, lambda: _videos_and_settings(config), progress.update, progress.say)
+
+
+def _videos_and_settings(config) -> tuple[VideoList, PrepareSettings]:
+    videos = list_config_videos(config)
+    check_still(videos, config.flow.method)
+    return videos, prepare_settings(config, videos.given)
 
 
 def _check(config) -> None:
@@ -60,16 +67,20 @@ def _check(config) -> None:
         raise UserError("data.records is empty: name the folder that is to hold the records")
 
 
-def prepare_settings(config) -> PrepareSettings:
-    """Return what of a config decides over records."""
-    return PrepareSettings(
+def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
+    """Return the settings of a config for videos of which the streams `given` lie there as JPEGs."""
+    settings = PrepareSettings(
         short_side=config.data.short_side,
         method=config.flow.method,
         bound_px=config.flow.bound_px,
         backward=config.flow.backward,
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
+        given=given,
     )
+    if not given:
+        return settings
+    return replace(settings, method="given" if "flow" in given else "none", bound_px=config.data.jpeg_bound_px)
 
 
 def list_config_videos(config) -> VideoList:
