@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,12 +81,33 @@ def write_finished(
 
 
 def read_finished(partial: pathlib.Path, name: str, fingerprint: str) -> FinishedVideo | None:
-    """Return a finished video of this fingerprint, or None when there is none, or one made otherwise."""
+    """Return a finished video of this fingerprint; None when there is none, one made otherwise, or a damaged one."""
     file = _partial_file(partial, name, "json")
     if not file.is_file():
         return None
-    plain = json.loads(file.read_bytes())
-    return FinishedVideo(**plain) if plain.pop("fingerprint") == fingerprint else None
+    try:
+        plain = json.loads(file.read_bytes())
+        same = plain.pop("fingerprint") == fingerprint
+        return _checked(FinishedVideo(**plain)) if same else None
+    # It is only made anew.
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _checked(video: FinishedVideo) -> FinishedVideo:
+    """Return the video; ValueError unless every value is of its kind."""
+    counts = (
+        video.frames,
+        video.height,
+        video.width,
+        *video.records.values(),
+        *video.sizes.values(),
+        video.source_bytes,
+    )
+    bound = 1.0 if video.bound_px is None else video.bound_px
+    if not all(type(count) is int and count >= 0 for count in counts) or type(bound) is not float or not bound > 0:
+        raise ValueError(f"no finished video: {video}")
+    return video
 
 
 def finished_records(partial: pathlib.Path, name: str, folder: str, length: int) -> list[bytes]:
@@ -139,8 +161,8 @@ def merge(
     shards = plan_shards([video.sizes[folder] for video in finished.values()])
     names, count = list(finished), shards[-1] + 1
     files, places, size = [], [], 0
-    for number in range(count):
-        inside = [name for name, shard in zip(names, shards, strict=True) if shard == number]
+    for number, pairs in itertools.groupby(zip(shards, names, strict=True), key=lambda pair: pair[0]):
+        inside = [name for _, name in pairs]
         file = target / f"{folder}-all.array_record-{number:05d}-of-{count:05d}"
         lengths = {name: finished[name].records[folder] for name in inside}
         sha256 = write_shard(file, _finished_records(partial, folder, lengths, on_video))
