@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
             "classes": (),  # keep only these classes, by name; () keeps all
             "allow_missing": False,  # go on when listed videos are absent
             "records": "",  # folder that prepare writes and the other modes read
-            "short_side": 256,  # px of the smallest side as stored
+            "short_side": 256,  # px of the smallest side as stored; jpeg_folders are taken over at the size they have
             "max_bad_fraction": 0.1,  # share of videos that may be set aside before prepare stops
             "prepare_processes": 0,  # worker processes of prepare; 0: one a core
             "split": 1,  # which split (or fold) to train and test on, from 1; 0, in mode demo only: each in turn

@@ -140,16 +140,18 @@ def _part_notes(listed: VideoList) -> list[str]:
                 "the others by data.classes"
             )
         if untrained:
-            notes.append(f"split {split}: {len(untrained)} classes have test but no train videos, {such_as(untrained)}")
+            notes.append(
+                f"split {split}: classes with test but no train videos: {len(untrained)}, {such_as(untrained)}"
+            )
         if untested and labels["test"]:
-            notes.append(f"split {split}: {len(untested)} classes have train but no test videos, {such_as(untested)}")
+            notes.append(f"split {split}: classes with train but no test videos: {len(untested)}, {such_as(untested)}")
         counts = {part: sum(video.subsets.get(split) == part for video in listed.videos) for part in ("train", "test")}
         if counts["test"] > counts["train"] > 0:
             notes.append(f"split {split}: {counts['train']} train and {counts['test']} test videos: are they swapped?")
         if shared:
             notes.append(
-                f"split {split}: {len(shared)} groups are both in train and test, {such_as(shared)}: the test videos "
-                "are not all from sources of their own"
+                f"split {split}: groups both in train and test: {len(shared)}, {such_as(shared)}; the test videos are "
+                "not all from sources of their own"
             )
     return notes
 

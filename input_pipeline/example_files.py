@@ -15,6 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from google.protobuf.message import DecodeError
 
 from input_pipeline.codecs import Example
+from input_pipeline.crc32c import crc32c
 from input_pipeline.schema import UserError, first_line
 from input_pipeline.still_images import stored_pictures
 
@@ -25,24 +26,6 @@ FORMATS = ("array_record", "tfrecord")
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _CRC_MASK = 0xA282EAD8
-_CASTAGNOLI = 0x82F63B78  # CRC-32C's polynomial, its lowest bit first
-
-
-def _crc_tables() -> tuple[list[int], list[int], list[int]]:
-    """Return a state's change by one byte, and that of its lower 16 bits by two and by four: four bytes are two looks."""
-    one = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        one = one >> 1 ^ np.where(one & 1, np.uint32(_CASTAGNOLI), np.uint32(0))
-    two = np.arange(2**16, dtype=np.uint32)
-    for _ in range(2):
-        two = one[two & 0xFF] ^ two >> 8
-    four = two
-    for _ in range(2):
-        four = one[four & 0xFF] ^ four >> 8
-    return one.tolist(), two.tolist(), four.tolist()
-
-
-_BY_ONE, _BY_TWO, _BY_FOUR = _crc_tables()
 
 # A label or a file name is no longer than this; an encoded picture is left unread when examples are listed.
 _SMALL_BYTES = 4096
@@ -153,14 +136,7 @@ def _length(header: bytes, shard: Path, position: int) -> int:
 
 
 def _masked_crc32c(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    words = len(data) // 4
-    for word in np.frombuffer(data, "<u4", words).tolist():
-        crc ^= word
-        crc = _BY_FOUR[crc & 0xFFFF] ^ _BY_TWO[crc >> 16]
-    for byte in data[4 * words :]:
-        crc = _BY_ONE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
+    crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + _CRC_MASK) & 0xFFFFFFFF
 
 

@@ -46,4 +46,4 @@ def _take(file: int, folder: Path, what: str) -> None:
         ) from None
     except OSError as error:
         # Some network file systems know no locks; there the user must take care alone.
-        print(f"warning: {folder}: cannot be locked ({error.strerror}); start one {what} at a time", file=sys.stderr)
+        print(f"warning: {folder}: cannot be locked ({error.strerror}); start only one at a time", file=sys.stderr)

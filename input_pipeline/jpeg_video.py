@@ -37,12 +37,13 @@ class Series:
 
     def sizes(self) -> list[int]:
         """Return the files' sizes in bytes, by their numbers; 0 for a dangling link."""
-        numbered = self.numbered()
-        if not numbered:
-            return []
-        with os.scandir(self.folder) as entries:
-            sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        return [sizes.get(name, 0) for _, name in numbered]
+        sizes = dict.fromkeys((name for _, name in self.numbered()), 0)
+        if sizes:
+            with os.scandir(self.folder) as entries:
+                sizes |= {
+                    entry.name: entry.stat().st_size for entry in entries if entry.name in sizes and entry.is_file()
+                }
+        return list(sizes.values())
 
     def checked(self) -> tuple[int, list[Path]]:
         """Return the first number and the files in order. Raises UserError ("<folder>: ...") for one missing or double."""

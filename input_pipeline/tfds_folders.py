@@ -108,7 +108,7 @@ def _examples(version: _Version, split: str, allow_missing: bool, notes: list[st
         unlabelled += sum(example.label == _UNLABELLED for example in labelled)
         number += count
     if unlabelled:
-        notes.append(f"data.videos={version.folder}: {unlabelled} examples of {split} have no label and are left out")
+        notes.append(f"data.videos={version.folder}: examples of {split} without a label, left out: {unlabelled}")
     return found
 
 

@@ -67,3 +67,30 @@ def tiny_config(tmp_path_factory):
 def config(tiny_config):
     """A copy of `tiny_config` that a test may change."""
     return tiny_config.copy_and_resolve_references()
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Train on one of the eight simulated devices: sharding is the point of test_steps.py."""
+    everyone = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda *_: everyone[:1])
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_config, tmp_path_factory):
+    """A run of six steps, never disturbed, with dropout and a validation group: (config, workdir, last metrics)."""
+    from twostream_jax.drivers.train import train
+
+    config = tiny_config.copy_and_resolve_references()
+    config.model.dropout, config.data.validation_fraction = 0.5, 0.5
+    config.eval.validation_frames = 2
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    everyone = jax.devices()
+    # As from the folder of the records, with a relative path.
+    records, seen_from_here = pathlib.Path(config.data.records), config.copy_and_resolve_references()
+    seen_from_here.data.records = records.name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: everyone[:1])
+        patch.chdir(records.parent)
+        last = train(seen_from_here, workdir)
+    return config, workdir, last

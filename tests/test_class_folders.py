@@ -49,7 +49,7 @@ def test_a_clean_set_has_no_notes(tmp_path):
 
 def test_classes_that_lack_a_part(tmp_path):
     root = touch(tmp_path, "train/run/x.avi", "test/run/y.avi", "train/walk/z.avi")
-    assert read(root).notes == ("split 1: 1 classes have train but no test videos, such as walk",)
+    assert read(root).notes == ("split 1: classes with train but no test videos: 1, such as walk",)
     touch(root, "test/wlak/w.avi")
     with pytest.raises(UserError, match=r"data\.videos: the class wlak has test but no train videos: add some, or"):
         read(root)
@@ -58,7 +58,7 @@ def test_classes_that_lack_a_part(tmp_path):
 
 def test_groups_of_ucf101_in_both_parts_are_noted(tmp_path):
     root = touch(tmp_path, "train/a/v_a_g01_c01.avi", "test/a/v_a_g01_c02.avi", "train/a/v_a_g02_c01.avi")
-    assert read(root).notes[0].startswith("split 1: 1 groups are both in train and test, such as g01:")
+    assert read(root).notes[0].startswith("split 1: groups both in train and test: 1, such as g01;")
 
 
 def test_class_folders_that_differ_in_case_are_refused(tmp_path):

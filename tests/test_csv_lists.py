@@ -93,11 +93,11 @@ def test_notes_on_leaks_and_on_classes_that_lack_a_part(tmp_path):
         "d.avi,wave,test,,s3\ne.avi,run,train,test,s4\nf.avi,run,test,train,s4\n",
     )
     assert listed.notes == (
-        "split 1: 1 classes have test but no train videos, such as wave",
-        "split 1: 1 classes have train but no test videos, such as walk",
-        "split 1: 2 groups are both in train and test, such as s1, s4: the test videos are not all from sources of "
+        "split 1: classes with test but no train videos: 1, such as wave",
+        "split 1: classes with train but no test videos: 1, such as walk",
+        "split 1: groups both in train and test: 2, such as s1, s4; the test videos are not all from sources of "
         "their own",
-        "split 2: 1 groups are both in train and test, such as s4: the test videos are not all from sources of their own",
+        "split 2: groups both in train and test: 1, such as s4; the test videos are not all from sources of their own",
     )
 
 

@@ -21,8 +21,15 @@ from twostream_jax.optim import make_optimizer
 
 
 def section(videos="", **values):
-    keys = dict.fromkeys(("frames", "splits", "split_file", "spare_field"), "")
-    keys |= {"group_column": "group", "classes": (), "allow_missing": False}
+    keys = {
+        "spare_field": "",
+        "frames": "",
+        "splits": "",
+        "split_file": "",
+        "group_column": "group",
+        "classes": (),
+        "allow_missing": False,
+    }
     return SimpleNamespace(kind="jpeg_folders", videos=str(videos), **(keys | values))
 
 

@@ -133,7 +133,7 @@ def test_images_are_those_that_tfds_reads(tfds, pets, tmp_path, file_format):
     builder = tfds.builder_from_directory(str(pets))
     assert (listed.name, listed.kind, listed.still) == ("pets", "tfds", True)
     assert listed.classes == tuple(builder.info.features["label"].names) == ("dog", "cat")
-    assert listed.notes[0].startswith("split 1: 4 groups are both in train and test, such as g00, g01, g02")
+    assert listed.notes[0].startswith("split 1: groups both in train and test: 4, such as g00, g01, g02")
     by_name = {video.name: video for video in listed.videos}
     assert len(by_name) == 17
     for split, subset in (("train", "train"), ("validation", "test")):
@@ -237,8 +237,8 @@ def test_an_unlabelled_test_set_gives_way_to_validation(tfds, tmp_path):
     listed = read(folder)
     assert {v.name.split("/")[0] for v in listed.videos} == {"train", "validation"} and len(listed.videos) == 6
     assert listed.notes == (
-        f"data.videos={folder}: 1 examples of train have no label and are left out",
-        f"data.videos={folder}: 3 examples of test have no label and are left out",
+        f"data.videos={folder}: examples of train without a label, left out: 1",
+        f"data.videos={folder}: examples of test without a label, left out: 3",
         f"data.videos={folder}: test of its splits have no part",
     )
 

@@ -23,7 +23,7 @@ from input_pipeline.schema import UserError, first_line
 from twostream_jax import mesh as meshes
 from twostream_jax.files import cannot_write
 
-# Name of the metric that orders checkpoints: clip accuracy on the validation groups.
+# Key of the accuracy that orders checkpoints: that of clips of the validation groups.
 BEST = "validation_accuracy"
 
 
@@ -48,18 +48,27 @@ class Checkpoints:
         if read_only and not self.folder.is_dir():
             raise UserError(f"--workdir={workdir}: holds no checkpoints; train there first, or name another workdir")
         self._read_only, self._saving, self._failed = read_only, None, False
+        # The accuracy of each intact step, None where no video was held out. Orbax's own metrics stand in a file that,
+        # once damaged, keeps it from opening any step.
+        self._accuracy: dict[int, float | None] = {}
         _leave_out_orbax()
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(get_metric_fn=lambda m: m[BEST], n=1, keep_checkpoints_without_metrics=False)
         try:
             self._checkpointer = ocp.training.Checkpointer(
                 self.folder,
                 context=_context(),
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+                preservation_policy=self,
                 cleanup_tmp_directories=not read_only,
             )
         except OSError as error:
             raise cannot_write(self.folder, error) from error
+        for step in self.steps():
+            with contextlib.suppress(Damaged):
+                self._accuracy[step] = self._document(step)[BEST]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Return which of the steps are kept, as orbax asks after each save: two good ones, and the best."""
+        kept = {*sorted(self._accuracy)[-2:], self.best_step()}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -89,12 +98,8 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Return the step that was best on the validation groups (the later one of equals), or None without any."""
-        scored = []
-        for step in self.steps():
-            with contextlib.suppress(Damaged):
-                scored.append((self._document(step)[BEST], step))
-        scored = [entry for entry in scored if entry[0] is not None]
-        return max(scored)[1] if scored else None
+        rated = [(accuracy, step) for step, accuracy in self._accuracy.items() if accuracy is not None]
+        return max(rated)[1] if rated else None
 
     def save(self, step: int, state: Any, config: dict, validation_accuracy: float | None) -> None:
         """Start saving a step; the arrays are copied off the device before this returns, so the state may be donated.
@@ -106,14 +111,11 @@ class Checkpoints:
         document["checksum"] = _text_checksum(document)
         # A step that stands there already was found damaged when the run resumed from the one before.
         overwrite = step in self.steps()
+        self._accuracy[step] = accuracy
 
         def start() -> None:
             self._saving = self._checkpointer.save_checkpointables_async(
-                step,
-                {"state": state, "config": document},
-                force=True,
-                overwrite=overwrite,
-                metrics=None if accuracy is None else {BEST: accuracy},
+                step, {"state": state, "config": document}, force=True, overwrite=overwrite
             )
 
         self._write(start)
@@ -199,6 +201,7 @@ class Checkpoints:
         raise self._damaged(step, reason)
 
     def _damaged(self, step: int, reason: str) -> Damaged:
+        self._accuracy.pop(step, None)
         others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
         advice = "an earlier step is needed"
         if self._read_only:

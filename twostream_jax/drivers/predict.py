@@ -65,7 +65,6 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict]]:
             step = choose_step(checkpoints, str(config.eval.checkpoint))
             stored = checkpoints.config(step)
         validate.check_same_net(stored["config"], config.to_dict(), workdir)
-        _flow_method(config, stored["records"])
         loaded.append((step, stored))
     (first, first_dir), classes = runs[0], _classes(loaded[0][1])
     for number, ((config, workdir), (_, stored)) in enumerate(zip(runs, loaded, strict=True)):
@@ -110,20 +109,25 @@ def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: 
     return classes, scores.probs[0]
 
 
-def _flow_method(config, facts: dict) -> str:
+def _flow_method(config, facts: dict, workdir: Path) -> str:
     """Return how the video's flow is computed: as the net's was or, where that came as JPEGs, by flow.method."""
     if "flow" not in config.input.streams:
         return "none"
     if facts["flow"]["method"] != "given":
         return facts["flow"]["method"]
-    if config.flow.method == "none":
+    method = config.flow.method
+    if method == "none":
         raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")
-    return config.flow.method
+    print(
+        f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={method} computes this video's, and "
+        "another method than theirs costs accuracy",
+        file=sys.stderr,
+    )
+    return method
 
 
-def _one_video_setup(config, facts: dict, video: Path, folder: Path) -> Setup:
+def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path) -> Setup:
     """Return the setup over records of this one video, made as those that the net was trained on."""
-    method = _flow_method(config, facts)
     settings = PrepareSettings(
         short_side=facts["short_side"],
         method=method,

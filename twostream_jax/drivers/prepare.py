@@ -76,11 +76,11 @@ def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
         backward=config.flow.backward,
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
-        given=given,
     )
     if not given:
         return settings
-    return replace(settings, method="given" if "flow" in given else "none", bound_px=config.data.jpeg_bound_px)
+    method, bound_px = ("given" if "flow" in given else "none"), config.data.jpeg_bound_px
+    return replace(settings, given=given, method=method, bound_px=bound_px)
 
 
 def list_config_videos(config) -> VideoList:
