@@ -19,7 +19,10 @@ MEMORY_BYTES = 4 * 2**30
 def video(path: Path) -> None:
     from input_pipeline import stages
     from input_pipeline.datasets import Video
+    from input_pipeline.videos import probe_video
 
+    frames, rate, width, height = probe_video(path)
+    assert min(frames, width, height) >= 0 and isinstance(rate, float)
     settings = stages.PrepareSettings(32, "dis", 8.0, False, 0.5, 1)
     result = stages.prepare_video(Video("a", path, 0, "g", {"1": "train"}), path.parent, settings)
     if isinstance(result, str):

@@ -1,3 +1,5 @@
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -64,6 +66,33 @@ def test_damaged_jpegs_are_refused():
             decode(b"")
         with pytest.raises(ValueError, match="damaged JPEG: 12 bytes that cannot be decoded"):
             decode(b"0123456789\xff\xd9")
+
+
+@pytest.mark.parametrize("side", [8192, 32000, 65500])
+def test_a_header_that_claims_an_enormous_picture_is_refused_before_memory_is_taken(side):
+    """OpenCV takes 6 GB for 32000x32000 px and raises an error of its own kind for more than 2^30 px."""
+    jpeg = codecs.encode_frame(np.zeros((48, 64, 3), np.uint8))
+    assert codecs.claimed_size(jpeg) == (48, 64)
+    height_and_width = struct.pack(">HH", 48, 64)
+    assert jpeg.count(height_and_width) == 1
+    damaged = jpeg.replace(height_and_width, struct.pack(">HH", side, side))
+    for decode in (codecs.decode_grey, codecs.decode_frame):
+        with pytest.raises(ValueError, match=f"damaged JPEG: claims {side}x{side} px, more than 35,651,584"):
+            decode(damaged)
+
+
+def test_the_claimed_size_is_found_behind_other_segments_or_nowhere():
+    frame = b"\xff\xc2\x00\x11\x08\x00\x30\x00\x40"  # SOF2, as in progressive JPEGs: 8 bits, 48 x 64
+    table = b"\xff\xc4\x00\x04\xff\xc0"  # a Huffman table whose content looks like a frame header
+    assert codecs.claimed_size(b"\xff\xd8" + table + b"\xff\xff\xff" + frame) == (48, 64)
+    for nowhere in (b"", b"\xff\xd8", b"\xff\xd8" + table, b"\xff\xd8" + table + frame[:6], b"\xff" * 100):
+        assert codecs.claimed_size(nowhere) == (0, 0)
+
+
+def test_other_pictures_than_jpegs_are_refused():
+    png = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    with pytest.raises(ValueError, match=r"damaged JPEG: \d+ bytes that cannot be decoded"):
+        codecs.decode_frame(png + b"\xff\xd9")
 
 
 def test_records_keep_their_features():

@@ -92,6 +92,7 @@ MISTAKES = [
     (["--config={here}/types.py", "--config.data.records=x"], "data.classes=(1, 2): must be words"),
     (["--mode=inspect", "--workdir={run}", "--filters=a.jpg"], "--filters=a.jpg: must be a .png"),
     (["--mode=eval", "--workdir={here}/folds"], "holds a run of each split; name one, such as"),
+    (["--mode="], "--mode=: choose one of demo, prepare"),
     (["--mode=train", "--mode=fuze"], "--mode=fuze: choose one of"),
     ([T, "--config.train.batch_size=99999999999"], "train.batch_size=99999999999: must be a whole number below 2^31"),
     ([T, "--config.optim.learning_rate=1e999"], "optim.learning_rate=inf: must be a number, such as 0.01"),
@@ -108,7 +109,11 @@ MISTAKES = [
     (["--config={here}"], "--config={here}: no such file"),
     (["--config={here}/binary.py"], "binary.py: "),
     ([T, "--config.data.records={here}/empty"], "data.records: {here}/empty holds no dataset.json"),
+<<<<<<< HEAD
     ([T, "--config.data.records={here}/file"], "data.records: {here}/file is a file; name the folder that"),
+=======
+    ([T, "--config.data.records={here}/file"], "data.records: {here}/file is a file; name the folder"),
+>>>>>>> faults
     (["--mode=eval", "--workdir={here}/file"], "--workdir={here}/file: holds no config.json"),
     (["--mode=eval", "--workdir={here}/not_json"], "not_json/config.json: not a stored config"),
     (["--mode=eval", "--workdir={here}/wrong_value"], 'train.batch_size is "many", must be a whole number'),

@@ -94,6 +94,23 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, arrays, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_full_disk_leaves_the_file_that_was_there_and_no_half(tmp_path, monkeypatch):
+    path = tmp_path / "scores.npz"
+    make_scores().write(path)
+
+    def full(file, **_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(UserError, match=r"scores\.npz: cannot be written \(No space left on device\); make room"):
+        make_scores(split=2).write(path)
+    assert_same(ScoreFile.read(path), make_scores())
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.npz"]
+    with pytest.raises(UserError, match=r"scores\.npz/b\.npz: cannot be written \(File exists\); make room"):
+        make_scores().write(path / "b.npz")
+
+
 def test_a_header_that_claims_terabytes_is_refused_before_memory_is_taken(tmp_path):
     path, damaged = tmp_path / "scores.npz", tmp_path / "damaged.npz"
     make_scores().write(path)

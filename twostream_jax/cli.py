@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> None:
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())}; see --help") from error
     continues = values.workdir and (Path(values.workdir) / "config.json").is_file()
-    mode = values.mode or ("train" if values.config or continues else "demo")
+    mode = values.mode if values["mode"].present else ("train" if values.config or continues else "demo")
     if mode not in MODES:
         raise UserError(f"--mode={mode}: choose one of {', '.join(MODES)}")
     for name in {name for taken in MODES.values() for name in taken} - set(MODES[mode]):

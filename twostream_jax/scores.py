@@ -6,6 +6,7 @@ N videos, C classes. On disk stand the arrays `names`, `groups`, `classes` (unic
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -55,23 +56,35 @@ class ScoreFile:
     def write(self, path: Path) -> None:
         """Write the file; it appears under its name only when whole.
 
-        Raises UserError when the scores are not finite or not probabilities, as after a training that diverged.
+        Raises UserError when the scores are not finite or not probabilities, as after a training that diverged, and when
+        the disk refuses; a file of that name stays as it was.
         """
         _refuse_faults(self, path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".part")
-        with aside.open("wb") as file:
-            np.savez_compressed(
-                file,
-                names=np.array(self.names, dtype=np.str_),
-                groups=np.array(self.groups, dtype=np.str_),
-                labels=self.labels.astype(np.int32),
-                classes=np.array(self.classes, dtype=np.str_),
-                probs=self.probs.astype(np.float32),
-                logits=self.logits.astype(np.float32),
-                meta=np.array(json.dumps({key: getattr(self, key) for key in META})),
-            )
-        os.replace(aside, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                self._save(file)
+            os.replace(aside, path)
+        except OSError as error:
+            # What is half written would only keep a full disk full.
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror or first_line(error)}); make room, and run again"
+            ) from error
+
+    def _save(self, file: BinaryIO) -> None:
+        np.savez_compressed(
+            file,
+            names=np.array(self.names, dtype=np.str_),
+            groups=np.array(self.groups, dtype=np.str_),
+            labels=self.labels.astype(np.int32),
+            classes=np.array(self.classes, dtype=np.str_),
+            probs=self.probs.astype(np.float32),
+            logits=self.logits.astype(np.float32),
+            meta=np.array(json.dumps({key: getattr(self, key) for key in META})),
+        )
 
     @classmethod
     def read(cls, path: Path) -> ScoreFile:
@@ -123,7 +136,8 @@ def check_writable(workdir: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir}: cannot be written to ({error.strerror}); mend its permissions, or name another folder"
+            f"--workdir={workdir}: cannot be written to ({error.strerror or first_line(error)}); "
+            "mend its permissions, or name another folder"
         ) from error
 
 
