@@ -26,7 +26,7 @@ from twostream_jax.files import cannot_write
 # Key of the accuracy that orders checkpoints: that of clips of the validation groups.
 BEST = "validation_accuracy"
 
-# What orbax adds to the name of a folder that it is still writing; it removes such folders when a run starts.
+# What orbax adds to the name of a folder that it is still writing.
 UNFINISHED = ".orbax-checkpoint-tmp"
 
 
@@ -56,11 +56,11 @@ class Checkpoints:
         leave_out_orbax()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left in () if read_only or jax.process_index() else self.folder.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(left)
+            keep_all = ocp.training.preservation_policies.PreserveAll()
             self._checkpointer = ocp.training.Checkpointer(
-                self.folder,
-                context=_context(),
-                preservation_policy=ocp.training.preservation_policies.PreserveAll(),
-                cleanup_tmp_directories=not read_only,
+                self.folder, context=_context(), preservation_policy=keep_all
             )
         except OSError as error:
             raise cannot_write(self.folder, error) from error
