@@ -93,13 +93,8 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
 def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: Path) -> tuple[list[str], np.ndarray]:
     """Return class names and probabilities [C]."""
     (head, classes), *_ = stored["tasks"].items()
-    if "flow" in config.input.streams and stored["records"]["flow"]["method"] == "given":
-        print(
-            f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={config.flow.method} computes this "
-            "video's, and another method than theirs costs accuracy",
-            file=sys.stderr,
-        )
-    setup = _one_video_setup(config, stored["records"], video, folder)
+    method = _flow_method(config, stored["records"], workdir)
+    setup = _one_video_setup(config, stored["records"], method, video, folder)
     mesh = meshes.make_mesh()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
