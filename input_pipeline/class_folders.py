@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, shown_name
 from input_pipeline.still_images import IMAGE_SUFFIXES, StillImage
 from input_pipeline.video_list import (
     VIDEO_SUFFIXES,
@@ -19,7 +19,6 @@ from input_pipeline.video_list import (
     check_spellings,
     clean_name,
     existing_folder,
-    one_line,
     one_spelling,
     subfolders,
     such_as,
@@ -144,7 +143,7 @@ def _check_links(folders: list[Path], real_paths: dict[str, Path]) -> None:
         other = real_paths.setdefault(real, folder)
         if other != folder:
             raise UserError(
-                f"data.videos: {one_line(str(folder))} and {one_line(str(other))} are one folder: remove the link"
+                f"data.videos: {shown_name(str(folder))} and {shown_name(str(other))} are one folder: remove the link"
             )
 
 
@@ -192,8 +191,8 @@ def _is_still(found: list[_Found]) -> bool:
         first.setdefault(os.path.splitext(item.path)[1].lower() in IMAGE_SUFFIXES, item.path)
     if len(first) == 2:
         raise UserError(
-            f"data.videos: {one_line(first[False])} is a video and {one_line(first[True])} an image: keep one kind, or list "
-            "those you mean in a CSV (data.kind=csv)"
+            f"data.videos: {shown_name(first[False])} is a video and {shown_name(first[True])} an image: keep one kind, or "
+            "list those you mean in a CSV (data.kind=csv)"
         )
     return True in first
 

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from input_pipeline.schema import UserError, first_line
+from input_pipeline.schema import UserError, first_line, shown_name
 from input_pipeline.still_images import IMAGE_SUFFIXES, StillImage
 from input_pipeline.video_list import (
     FILES,
@@ -19,7 +19,6 @@ from input_pipeline.video_list import (
     existing_folder,
     inside,
     on_disk,
-    one_line,
     one_spelling,
     unfit,
 )
@@ -69,7 +68,7 @@ def list_csv(data, root: Path | None = None, entries: Entries = FILES) -> VideoL
         video = _video(row, f"{file} line {number}", name, on_disk(root, path), label_of, splits, group_column, still)
         if video.path in lines:
             raise UserError(
-                f"{file} lines {lines[video.path]} and {number} both list {one_line(row['path'])}: keep one"
+                f"{file} lines {lines[video.path]} and {number} both list {shown_name(row['path'])}: keep one"
             )
         lines[video.path] = number
         videos.append(video)
@@ -134,7 +133,7 @@ def _read_csv(file: Path) -> tuple[list[str], _Rows]:
         raise UserError(f"data.split_file={file} cannot be read: {first_line(error)}") from error
     for needed in ("path", "label"):
         if needed not in columns:
-            has = one_line(", ".join(columns)) if any(columns) else "none"
+            has = shown_name(", ".join(columns)) if any(columns) else "none"
             raise UserError(f"data.split_file={file} has no column {needed!r}: it has {has}")
     twice = [name for name in columns if name and columns.count(name) > 1]
     if twice:
@@ -172,7 +171,7 @@ def _check_row(row: dict[str, str], where: str) -> None:
             raise UserError(f"{where}: the column {column!r} has {len(value)} characters: quotes are not closed?")
         # A line break or NUL in a name would break messages, records and score files.
         if unfit(value):
-            raise UserError(f"{where}: the column {column!r} holds a control character: {one_line(value)}")
+            raise UserError(f"{where}: the column {column!r} holds a control character: {shown_name(value)}")
     for needed in ("path", "label"):
         if not row[needed]:
             raise UserError(f"{where}: the column {needed!r} is empty")

@@ -11,7 +11,7 @@ from input_pipeline import jpeg_folders
 from input_pipeline.class_folders import list_class_folders, list_class_folders_of_pictures
 from input_pipeline.csv_lists import csv_root, list_csv
 from input_pipeline.official_lists import read_hmdb51, read_ucf101
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, shown_name
 from input_pipeline.tfds_folders import list_tfds
 from input_pipeline.video_list import (
     FILES,
@@ -20,7 +20,6 @@ from input_pipeline.video_list import (
     VideoList,
     clean_name,
     existing_folder,
-    one_line,
     one_spelling,
     subfolders,
     such_as,
@@ -116,7 +115,7 @@ def _check_names(videos: list[Video]) -> None:
     for video in videos:
         if unfit(video.name):
             raise UserError(
-                f"data.videos: {one_line(video.name)} has a control character or no UTF-8 in its name: rename it"
+                f"data.videos: {shown_name(video.name)} has a control character or no UTF-8 in its name: rename it"
             )
     for one, other in itertools.pairwise(videos):
         if one.name == other.name:
@@ -136,7 +135,7 @@ def _part_notes(listed: VideoList) -> list[str]:
         shared = sorted(groups["train"] & groups["test"])
         if untrained and listed.kind == "folder":
             raise UserError(
-                f"data.videos: the class {one_line(untrained[0])} has test but no train videos: add some, or choose among "
+                f"data.videos: the class {shown_name(untrained[0])} has test but no train videos: add some, or choose among "
                 "the others by data.classes"
             )
         if untrained:

@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, shown
 
 _SUBSET_OF_LIST = {"trainlist": "train", "testlist": "test"}
 # The longest line of the official lists has 123 characters. What is longer is no list, and would be matched for minutes.
 _LONGEST_LINE = 500
-_SHOWN = 80  # characters of a line that an error shows
 _SUBSET_OF_FLAG = {"0": None, "1": "train", "2": "test"}  # 0: unused in that split
 
 
@@ -70,7 +69,7 @@ def _read_class_index(file: Path) -> tuple[str, ...]:
         match = re.fullmatch(r"(\d+)\s+(\S+)", line)
         if match is None:
             raise UserError(
-                f"{file} line {number}: {_shown(line)} is not a class number and name such as '1 ApplyEyeMakeup'"
+                f"{file} line {number}: {shown(line)} is not a class number and name such as '1 ApplyEyeMakeup'"
             )
         if int(match[1]) != len(names) + 1:
             raise UserError(
@@ -85,7 +84,7 @@ def _read_class_index(file: Path) -> tuple[str, ...]:
 def _parse_ucf101_line(line: str, label_of: dict[str, int], where: str) -> ListedVideo:
     match = re.fullmatch(r"(\w+)/(v_\w+_(g\d+)_c\d+)\.\w+(?:\s+(\d+))?", line)
     if match is None:
-        raise UserError(f"{where}: {_shown(line)} is not an entry such as 'Biking/v_Biking_g01_c01.avi 11'")
+        raise UserError(f"{where}: {shown(line)} is not an entry such as 'Biking/v_Biking_g01_c01.avi 11'")
     label = label_of.get(match[1].lower())
     if label is None:
         raise UserError(f"{where}: class {match[1]!r} is not in classInd.txt")
@@ -138,7 +137,7 @@ def _parse_hmdb51_line(line: str, name: str, where: str) -> tuple[str, str]:
     match = re.fullmatch(rf"([^/\\]+_{name}_[^/\\]*)\.\w+\s+([012])", line)
     if match is None:
         raise UserError(
-            f"{where}: {_shown(line)} is not an entry such as '<source>_{name}_<codes>.avi 1' (flag 0, 1 or 2)"
+            f"{where}: {shown(line)} is not an entry such as '<source>_{name}_<codes>.avi 1' (flag 0, 1 or 2)"
         )
     return match[1], match[2]
 
@@ -152,9 +151,5 @@ def _lines(file: Path) -> list[tuple[int, str]]:
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     for number, line in lines:
         if len(line) > _LONGEST_LINE:
-            raise UserError(f"{file} line {number}: {_shown(line)} has {len(line)} characters: take the official lists")
+            raise UserError(f"{file} line {number}: {shown(line)} has {len(line)} characters: take the official lists")
     return lines
-
-
-def _shown(line: str) -> str:
-    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")

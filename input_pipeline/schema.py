@@ -47,6 +47,17 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def one_line(text: str, most: int = 1000) -> str:
+    """Return a text as one line of at most `most` characters, unprintable ones escaped: names may have any letter."""
+    escaped = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text.replace("\n", " "))
+    return escaped if len(escaped) <= most else f"{escaped[:most]} ..."
+
+
+def shown_name(text: str) -> str:
+    """Return a name as a message shows it: as it is, or like `shown` where it would break the line."""
+    return text if text.isprintable() and len(text) <= 300 else shown(text)
+
+
 def shown(value) -> str:
     """Return a value as a message shows it: like repr, in one line, long or deep ones cut."""
     return _SHOWN.repr(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,17 +76,27 @@ def write_finished(
         _write_records(aside, content)
         aside.replace(path)
     plain = {"fingerprint": fingerprint} | dataclasses.asdict(finished)
-    write_atomically(_partial_file(partial, name, "json"), json.dumps(plain))
+    write_atomically(_partial_file(partial, name, "json"), json.dumps(plain | {"check": _check_sum(plain)}))
     return finished
 
 
 def read_finished(partial: pathlib.Path, name: str, fingerprint: str) -> FinishedVideo | None:
-    """Return a finished video of this fingerprint, or None when there is none, or one made otherwise."""
+    """Return a finished video of this fingerprint; None when there is none, one made otherwise, or a damaged one."""
     file = _partial_file(partial, name, "json")
     if not file.is_file():
         return None
-    plain = json.loads(file.read_bytes())
-    return FinishedVideo(**plain) if plain.pop("fingerprint") == fingerprint else None
+    try:
+        plain = json.loads(file.read_bytes())
+        whole = plain.pop("check") == _check_sum(plain)
+        same = plain.pop("fingerprint") == fingerprint
+        return FinishedVideo(**plain) if whole and same else None
+    # It is only made anew.
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _check_sum(plain: dict) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def finished_records(partial: pathlib.Path, name: str, folder: str, length: int) -> list[bytes]:
@@ -139,8 +150,8 @@ def merge(
     shards = plan_shards([video.sizes[folder] for video in finished.values()])
     names, count = list(finished), shards[-1] + 1
     files, places, size = [], [], 0
-    for number in range(count):
-        inside = [name for name, shard in zip(names, shards, strict=True) if shard == number]
+    for number, pairs in itertools.groupby(zip(shards, names, strict=True), key=lambda pair: pair[0]):
+        inside = [name for _, name in pairs]
         file = target / f"{folder}-all.array_record-{number:05d}-of-{count:05d}"
         lengths = {name: finished[name].records[folder] for name in inside}
         sha256 = write_shard(file, _finished_records(partial, folder, lengths, on_video))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from input_pipeline.example_files import FORMATS, ExampleFrames, list_records
-from input_pipeline.schema import UserError
-from input_pipeline.video_list import Video, VideoList, clean_name, existing_folder, one_line, such_as, unfit
+from input_pipeline.schema import UserError, shown_name
+from input_pipeline.video_list import Video, VideoList, clean_name, existing_folder, such_as, unfit
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 
@@ -138,8 +138,8 @@ def _read_version(root: Path) -> _Version:
     file_format = info.get("fileFormat") or _DEFAULT_FORMAT
     if file_format not in FORMATS:
         raise UserError(
-            f"data.videos={folder}: its files are of format {one_line(str(file_format))}, read are {' and '.join(FORMATS)}; "
-            "prepare the set again with file_format='array_record'"
+            f"data.videos={folder}: its files are of format {shown_name(str(file_format))}, read are "
+            f"{' and '.join(FORMATS)}; prepare the set again with file_format='array_record'"
         )
     splits = _parsed(folder / _INFO, lambda: {entry["name"]: _shards(folder, info, entry) for entry in info["splits"]})
     kinds = _parsed(folder / _FEATURES, lambda: _feature_kinds(features))
@@ -183,7 +183,7 @@ def _parsed(file: Path, parse):
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"data.videos: {file} is not as tensorflow-datasets 4.5 or newer writes it ({type(error).__name__}: "
-            f"{one_line(str(error))}): prepare the set again"
+            f"{shown_name(str(error))}): prepare the set again"
         ) from error
 
 
@@ -232,7 +232,7 @@ def _only(kinds: dict[str, str], wanted: tuple[str, ...], folder: Path) -> str:
     found = [name for name, kind in kinds.items() if kind in wanted]
     named = [name for name in found if name in wanted]
     if not found:
-        has = f"{', '.join(map(one_line, kinds)) or 'none'}"
+        has = f"{', '.join(map(shown_name, kinds)) or 'none'}"
         raise UserError(f"data.videos={folder}: has no {what} among the features at its top level, which are {has}")
     if len(found) > 1 and len(named) != 1:
         raise UserError(
@@ -257,7 +257,7 @@ def _class_names(folder: Path, label: str, feature: dict) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     unfit_names = [name for name in names if unfit(name)]
     if unfit_names:
-        raise UserError(f"data.videos: {file}: {one_line(unfit_names[0])} holds a control character")
+        raise UserError(f"data.videos: {file}: {shown_name(unfit_names[0])} holds a control character")
     if len(set(names)) != len(names):
         raise UserError(f"data.videos: {file} names a class twice")
     return names

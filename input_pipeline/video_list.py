@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, shown_name
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp")
 
@@ -127,15 +127,9 @@ def unfit(text: str) -> bool:
     return _UNFIT.search(text) is not None
 
 
-def one_line(text: str) -> str:
-    """Return a name fit for one line of text: escaped where it is unfit, cut at 300 characters."""
-    text = ascii(text) if unfit(text) else text
-    return text if len(text) <= 300 else f"{text[:297]}..."
-
-
 def such_as(names: list[str]) -> str:
     """Return the first three of these names, for a line of text."""
-    return f"such as {', '.join(one_line(name) for name in names[:3])}"
+    return f"such as {', '.join(shown_name(name) for name in names[:3])}"
 
 
 def check_spellings(classes: Iterable[str], where: str) -> None:

@@ -192,6 +192,34 @@ def test_the_best_is_kept_beside_the_latest_two(tmp_path):
         assert checkpoints.best_step() == 2 and checkpoints.config(4) == {"step": 4}
 
 
+def test_a_step_is_removed_all_at_once(tmp_path, monkeypatch):
+    """A crash in the middle of a removal leaves no step that looks damaged."""
+
+    def crash(path):
+        assert path.name == "1.orbax-checkpoint-tmp"
+        next(path.rglob("data.json")).unlink()
+        raise KeyboardInterrupt
+
+    state = {"x": jnp.zeros(3)}
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state, {}, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.wait()
+    checkpoints.close()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["1.orbax-checkpoint-tmp", "2", "3"]
+    with Checkpoints(tmp_path, read_only=True) as reading:
+        assert reading.steps() == [2, 3]
+    # Who only reads removes nothing; the next training does.
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
+    with Checkpoints(tmp_path) as again:
+        assert again.steps() == [2, 3]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+
+
 def test_without_validation_the_latest_two_are_kept_and_best_is_refused(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
@@ -211,3 +239,39 @@ def test_no_checkpoints(tmp_path):
         pytest.raises(UserError, match="holds no finished checkpoint"),
     ):
         choose_step(checkpoints, "last")
+
+
+def test_a_save_that_fails_at_the_end_is_told_once(tmp_path, monkeypatch, capsys):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    def closed_during(error):
+        with Checkpoints(tmp_path) as checkpoints:
+            monkeypatch.setattr(checkpoints._checkpointer, "close", full)
+            if error is not None:
+                raise error
+
+    line = f"{tmp_path}/checkpoints: cannot be written (No space left on device); make room there"
+    # An ordered stop must not end as if all were saved.
+    for stop in (None, SystemExit(0), KeyboardInterrupt()):
+        with pytest.raises(UserError) as refused:
+            closed_during(stop)
+        assert str(refused.value).startswith(line)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ZeroDivisionError):
+        closed_during(ZeroDivisionError())
+    assert capsys.readouterr().err.startswith(f"warning: {line}")
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match=r"/checkpoints: cannot be written \(.*\); make that place writable"):
+        Checkpoints(tmp_path)
+
+
+def test_a_checkpoint_of_the_first_versions_is_named_as_such(saved, tmp_path):
+    workdir, state = saved
+    shutil.copytree(workdir, tmp_path / "copy")
+    (tmp_path / "copy" / "checkpoints" / "2" / "config" / "data.json").write_text('{"config": {}}')
+    with pytest.raises(Damaged, match="its config has no checksum, as with the first versions of this program"):
+        read(tmp_path / "copy", state)

@@ -109,7 +109,7 @@ MISTAKES = [
     (["--config={here}"], "--config={here}: no such file"),
     (["--config={here}/binary.py"], "binary.py: "),
     ([T, "--config.data.records={here}/empty"], "data.records: {here}/empty holds no dataset.json"),
-    ([T, "--config.data.records={here}/file"], "data.records: {here}/file is a file; name the folder"),
+    ([T, "--config.data.records={here}/file"], "data.records: {here}/file is a file; name the folder that"),
     (["--mode=eval", "--workdir={here}/file"], "--workdir={here}/file: holds no config.json"),
     (["--mode=eval", "--workdir={here}/not_json"], "not_json/config.json: not a stored config"),
     (["--mode=eval", "--workdir={here}/wrong_value"], 'train.batch_size is "many", must be a whole number'),

@@ -130,3 +130,12 @@ def test_bfloat16_computes_near_float32_on_float32_parameters(config):
     for a, b in zip(exact, rounded, strict=True):
         # bfloat16 keeps 8 bits: 2^-8 = .4 % a layer, over eight layers.
         assert a["loss"] == pytest.approx(b["loss"], rel=0.03) and a["loss"] != b["loss"]
+
+
+def test_a_single_number_that_is_none_is_found():
+    tree = {"a": jnp.ones((3, 4)), "b": (jnp.zeros(2, jnp.bfloat16), jnp.asarray(7))}
+    finite = steps.jit_all_finite(meshes.make_mesh(jax.devices()[:2]))
+    assert bool(finite(tree))
+    for value in (np.nan, np.inf, -np.inf):
+        assert not bool(finite(tree | {"a": tree["a"].at[2, 1].set(value)}))
+        assert not bool(finite(tree | {"b": (tree["b"][0].at[0].set(value), tree["b"][1])}))

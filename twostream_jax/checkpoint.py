@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import logging
 import os
-import re
+import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
-from input_pipeline.schema import UserError, first_line
+from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
+from twostream_jax.disk_errors import as_os_error, cause, leave_out_orbax, unfinished_tasks_hidden, why
 from twostream_jax.files import cannot_write
 
 # Key of the accuracy that orders checkpoints: that of clips of the validation groups.
 BEST = "validation_accuracy"
+
+# What orbax adds to the name of a folder that it is still writing; it removes such folders when a run starts.
+UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class Damaged(UserError):
@@ -51,24 +54,21 @@ class Checkpoints:
         # The accuracy of each intact step, None where no video was held out. Orbax's own metrics stand in a file that,
         # once damaged, keeps it from opening any step.
         self._accuracy: dict[int, float | None] = {}
-        _leave_out_orbax()
+        leave_out_orbax()
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
                 self.folder,
                 context=_context(),
-                preservation_policy=self,
+                preservation_policy=ocp.training.preservation_policies.PreserveAll(),
                 cleanup_tmp_directories=not read_only,
             )
         except OSError as error:
             raise cannot_write(self.folder, error) from error
+        self._steps = {checkpoint.step for checkpoint in self._checkpointer.checkpoints}
         for step in self.steps():
             with contextlib.suppress(Damaged):
                 self._accuracy[step] = self._document(step)[BEST]
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Return which of the steps are kept, as orbax asks after each save: two good ones, and the best."""
-        kept = {*sorted(self._accuracy)[-2:], self.best_step()}
-        return [checkpoint.step in kept for checkpoint in checkpoints]
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -85,16 +85,19 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the save under way; UserError where it fails."""
         if not self._failed:
+            self.wait()
             self._write(self._checkpointer.close)
 
     def wait(self) -> None:
-        """Wait for the save under way; UserError where it fails."""
+        """Wait for the save under way and remove what it supersedes; UserError where it fails."""
         if self._saving is not None:
             self._write(self._saving.result)
+            self._saving = None
+            self._write(self._remove_superseded)
 
     def steps(self) -> list[int]:
         """Return the saved steps, ascending."""
-        return sorted(c.step for c in self._checkpointer.checkpoints)
+        return sorted(self._steps)
 
     def best_step(self) -> int | None:
         """Return the step that was best on the validation groups (the later one of equals), or None without any."""
@@ -106,12 +109,12 @@ class Checkpoints:
 
         UserError where this or the save before it fails, for want of room or rights; the checkpoints there are kept.
         """
+        self.wait()
         accuracy = None if validation_accuracy is None else float(validation_accuracy)
         document = {**config, BEST: accuracy, "checksums": checksums(state)}
         document["checksum"] = _text_checksum(document)
         # A step that stands there already was found damaged when the run resumed from the one before.
-        overwrite = step in self.steps()
-        self._accuracy[step] = accuracy
+        overwrite = step in self._steps
 
         def start() -> None:
             self._saving = self._checkpointer.save_checkpointables_async(
@@ -119,6 +122,23 @@ class Checkpoints:
             )
 
         self._write(start)
+        self._steps.add(step)
+        self._accuracy[step] = accuracy
+
+    def _remove_superseded(self) -> None:
+        """Remove all steps but the latest two that are intact, and the best.
+
+        Under another name first: orbax would remove the files one by one where they stand, and a crash between two of
+        them leave what looks like a damaged checkpoint.
+        """
+        kept = {*sorted(self._accuracy)[-2:], self.best_step()}
+        for step in self._steps - kept:
+            self._steps.discard(step)
+            self._accuracy.pop(step, None)
+            if jax.process_index() == 0:
+                aside = self.folder / f"{step}{UNFINISHED}"
+                os.replace(self.folder / str(step), aside)
+                shutil.rmtree(aside)
 
     def config(self, step: int) -> dict:
         """Return the `config` item of a step: {"config", "tasks", "records", ...} as the run wrote it."""
@@ -157,7 +177,9 @@ class Checkpoints:
                 return ocp.load_checkpointables(self.folder / str(step), {"config": None})["config"]
 
         document = self._read(step, "config", load)
-        if not isinstance(document, dict) or document.pop("checksum", None) != _text_checksum(document):
+        if not isinstance(document, dict) or "checksum" not in document:
+            raise self._damaged(step, "its config has no checksum, as with the first versions of this program")
+        if document.pop("checksum") != _text_checksum(document):
             raise self._damaged(step, "its config does not agree with its checksum")
         return document
 
@@ -187,15 +209,16 @@ class Checkpoints:
 
     def _read(self, step: int, item: str, load: Callable[[], Any]) -> Any:
         """Return `load()`; Damaged where it fails: orbax reports damage in many ways."""
-        with _unfinished_tasks_hidden():
+        handled = sys.exception()
+        with unfinished_tasks_hidden():
             try:
                 return load()
             except Exception as error:
-                cause = _cause(error)
-                if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
+                bottom = cause(error, handled)
+                if isinstance(bottom, MemoryError | jax.errors.JaxRuntimeError):
                     raise  # says nothing of what lies on the disk
-                reason = f"its {item} cannot be read: {_why(cause)}"
-                del cause
+                reason = f"its {item} cannot be read: {why(bottom)}"
+                del bottom
             gc.collect()
         # Raised out here so that it holds on to none of orbax's objects.
         raise self._damaged(step, reason)
@@ -210,13 +233,14 @@ class Checkpoints:
 
     def _write(self, work: Callable[[], Any]) -> None:
         """Call `work`; UserError where the disk refuses it, in this call or in the background since the last."""
-        with _unfinished_tasks_hidden():
+        handled = sys.exception()
+        with unfinished_tasks_hidden():
             try:
                 work()
                 return
             except Exception as error:
                 self._failed = True
-                refused = _as_os_error(_cause(error))
+                refused = as_os_error(cause(error, handled))
                 if refused is None:
                     raise
             gc.collect()
@@ -224,10 +248,7 @@ class Checkpoints:
 
 
 def checksums(state: Any) -> dict[str, int]:
-    """Return the CRC-32 over the bytes of all arrays, in tree order, of each top-level part of a state.
-
-    A CRC finds every change of up to 32 bits in a row; on purpose nothing here keeps out a forger.
-    """
+    """Return the CRC-32 over the bytes of all arrays, in tree order, of each top-level part of a state."""
     sums: dict[str, int] = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
         part = _path(keys[:1])
@@ -258,50 +279,6 @@ def _context(partial_load: bool = False) -> ocp.Context:
     context.checkpointables.registry = registry
     context.pytree.loading.partial_load = partial_load
     return context
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the exception at the bottom: orbax wraps what happened several times."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _as_os_error(error: BaseException) -> OSError | None:
-    """Return what the operating system refused; TensorStore has its number in the text of a ValueError."""
-    if isinstance(error, OSError):
-        return OSError(error.errno, error.strerror)  # without its traceback
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
-
-
-def _why(error: BaseException) -> str:
-    """Return in a few words what went wrong, without the long names of files that TensorStore begins with."""
-    refused = _as_os_error(error)
-    return refused.strerror if refused and refused.strerror else first_line(error)
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-
-def _leave_out_orbax() -> None:
-    """Keep what orbax logs off the terminal: its threads tell a failure in many tracebacks, we in one line."""
-    for name in (None, "absl"):
-        logging.getLogger(name).addFilter(_not_from_orbax)
-
-
-@contextlib.contextmanager
-def _unfinished_tasks_hidden() -> Iterator[None]:
-    """Hide what Python says of tasks that orbax leaves behind where it fails, if they are collected in here."""
-    hook, level = sys.unraisablehook, logging.getLogger("asyncio").level
-    try:
-        sys.unraisablehook = lambda _: None
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        yield
-    finally:
-        sys.unraisablehook = hook
-        logging.getLogger("asyncio").setLevel(level)
 
 
 def choose_step(checkpoints: Checkpoints, wanted: str) -> int:

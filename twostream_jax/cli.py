@@ -10,10 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from input_pipeline.schema import UserError, first_line
+from input_pipeline.schema import UserError, first_line, one_line
 from twostream_jax import cli_config
-
-LONGEST_LINE = 1000  # characters of an error
 
 # Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
 MODES = {
@@ -56,13 +54,6 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
-
-
-def one_line(message: str) -> str:
-    """Return a message as one line of at most 1000 characters: names that other people's files hold may have any letter."""
-    text = " ".join(message.split("\n"))
-    escaped = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-    return escaped if len(escaped) <= LONGEST_LINE else f"{escaped[:LONGEST_LINE]} ..."
 
 
 def _define_flags() -> flags.FlagValues:

@@ -27,7 +27,7 @@ from twostream_jax.optim import learning_rate, make_optimizer
 from twostream_jax.run_log import MetricsLog, NoLog, Progress
 
 # Keys that name files and folders, as seen from where the command was given.
-PATHS = ("videos", "splits", "split_file", "records")
+PATHS = ("videos", "frames", "splits", "split_file", "records")
 
 
 def train(config, workdir: Path) -> dict:
