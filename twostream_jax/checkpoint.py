@@ -23,7 +23,7 @@ from twostream_jax import mesh as meshes
 from twostream_jax.disk_errors import as_os_error, cause, leave_out_orbax, unfinished_tasks_hidden, why
 from twostream_jax.files import cannot_write
 
-# Key of the accuracy that orders checkpoints: that of clips of the validation groups.
+# Key of the accuracy that orders checkpoints: that of whole videos of the validation groups, centre crop.
 BEST = "validation_accuracy"
 
 # What orbax adds to the name of a folder that it is still writing.
