@@ -169,7 +169,7 @@ def test_nothing_is_written_outside_the_records_folder(tmp_path):
 
 
 def test_a_header_that_claims_an_enormous_picture_is_not_believed(tmp_path):
-    ok, content = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))
+    content = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1]
     content = bytearray(content.tobytes())
     place = content.index(b"\xff\xc0")
     content[place + 5 : place + 9] = (30_000).to_bytes(2, "big") * 2
