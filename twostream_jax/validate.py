@@ -239,7 +239,7 @@ def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
 
 def check_same_records(stored: dict, wanted: dict, workdir, records) -> None:
     """Refuse to continue a run on other records than it began with (`Setup.records_facts`), naming what differs."""
-    before, now = _as_of(stored), _flatten(wanted)
+    before, now = _flatten(stored), _flatten(wanted)
     changed = [key for key in (before | now) if before.get(key) != now.get(key)]
     if changed:
         # A checksum says nothing to the eye: it is shown only where nothing else differs.
