@@ -61,7 +61,7 @@ def test_batches_do_not_hang_on_where_reading_starts(setup):
 def test_a_damaged_jpeg_is_named(setup, monkeypatch):
     whole = setup.records.field_jpegs
     monkeypatch.setattr(
-        setup.records, "field_jpegs", lambda video, i: [(x[:40], y, mean) for x, y, mean in whole(video, i)]
+        setup.records, "field_jpegs", lambda *which: [(x[:40], y, mean) for x, y, mean in whole(*which)]
     )
     with pytest.raises(UserError, match=r"flow-all.array_record-00000-of-00001, .*, record \d+: "):
         batches(setup, steps=1)
