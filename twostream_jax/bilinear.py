@@ -12,6 +12,7 @@ def sample(field: jax.Array, y: jax.Array, x: jax.Array, size: jax.Array | None 
     Positions count pixels from 0, so whole numbers read the field itself, exactly. A position outside reads the nearest
     border value. `size` int32 [2] is the valid h, w of a padded field: its border is the last valid row and column.
     """
+    field = jnp.asarray(field)
     height, width = field.shape[:2]
     bottom, right = (jnp.int32(height - 1), jnp.int32(width - 1)) if size is None else (size[0] - 1, size[1] - 1)
     y0, y1, down = _neighbours(y, bottom)
