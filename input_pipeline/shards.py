@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from input_pipeline.dataset_file import RecordFile
+from input_pipeline.schema import UserError
 
 # Few enough files for a whole data set, small enough to copy one by one.
 SHARD_BYTES = 256 * 2**20
@@ -100,13 +101,17 @@ def _check_sum(plain: dict) -> str:
 
 
 def finished_records(partial: pathlib.Path, name: str, folder: str, length: int) -> list[bytes]:
-    """Return a finished video's records of a folder; OSError when there are not `length` of them."""
+    """Return a finished video's records of a folder.
+
+    Raises UserError when they are damaged; the video then counts as unfinished, so that the next run makes it anew.
+    """
     try:
         content = ArrayRecordReader(str(_partial_file(partial, name, folder))).read_all()
     except RuntimeError:
         content = []
     if len(content) != length:
-        raise OSError(f"{partial} is damaged at {name}, delete it first")
+        _partial_file(partial, name, "json").unlink(missing_ok=True)
+        raise UserError(f"{partial}: the {folder} records of {name} are damaged; run again, which makes them anew")
     return content
 
 

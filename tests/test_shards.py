@@ -1,7 +1,7 @@
 import shutil
 
 import pytest
-from tiny_clips import SETTINGS, run, tiny_list, write_clip
+from tiny_clips import SETTINGS, hashes, run, tiny_list, write_clip
 
 from input_pipeline import shards, stages
 from input_pipeline.schema import UserError
@@ -23,12 +23,15 @@ def test_a_name_longer_than_a_file_system_allows(tmp_path):
     shutil.rmtree(tmp_path / "r")
 
 
-def test_a_damaged_leftover_is_named(tmp_path):
+def test_a_damaged_leftover_is_named_and_made_anew(tmp_path):
     videos = tiny_list(tmp_path / "v", count=2)
     partial = tmp_path / "r" / ".partial"
     partial.mkdir(parents=True)
     for video in videos.videos:
         stages.prepare_video(video, partial, SETTINGS)
     next(partial.glob("*.rgb")).write_bytes(b"")
-    with pytest.raises(UserError, match=r"\.partial is damaged at [ab]/clip\d, delete it first\)"):
+    with pytest.raises(UserError, match=r"\.partial: the rgb records of [ab]/clip\d are damaged; run again"):
         run(videos, tmp_path / "r")
+    run(videos, tmp_path / "r")
+    run(videos, tmp_path / "whole")
+    assert hashes(tmp_path / "r") == hashes(tmp_path / "whole")

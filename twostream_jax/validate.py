@@ -194,12 +194,17 @@ def _flatten(config: dict, prefix: str = "") -> dict:
     return flat
 
 
+def _as_of(stored: dict) -> dict:
+    """Return a checkpoint's config, flat; keys that its version did not have are at their defaults."""
+    return _flatten(base.get_config().to_dict()) | _flatten(stored)
+
+
 def check_resume(stored: dict, wanted: dict, workdir) -> list[str]:
     """Return the lines that say which free keys changed since the checkpoint; refuse when any other key did.
 
     stored, wanted: the configs as nested dicts. Refusing names every differing key with both values.
     """
-    before, now = _flatten(stored), _flatten(wanted)
+    before, now = _as_of(stored), _flatten(wanted)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in FREE_ON_RESUME]
     if refused:
@@ -215,7 +220,7 @@ def check_same_net(stored: dict, wanted: dict, workdir) -> None:
 
     How training batches were augmented does not matter.
     """
-    before, now = _flatten(stored), _flatten(wanted)
+    before, now = _as_of(stored), _flatten(wanted)
     keys = [key for key in sorted(before.keys() | now.keys()) if key.split(".")[0] in ("input", "model")]
     _refuse_changed(before, now, [key for key in keys if key not in ("input.flip", "input.lighting")], workdir)
 
@@ -223,7 +228,7 @@ def check_same_net(stored: dict, wanted: dict, workdir) -> None:
 def check_same_split(stored: dict, wanted: dict, workdir) -> None:
     """Refuse to score videos divided otherwise than in training: some would have been trained on."""
     keys = [f"data.{key}" for key in ("split", "folds", "validation_fraction", "seed")]
-    _refuse_changed(_flatten(stored), _flatten(wanted), keys, workdir)
+    _refuse_changed(_as_of(stored), _flatten(wanted), keys, workdir)
 
 
 def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
@@ -236,7 +241,7 @@ def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
 
 def check_same_records(stored: dict, wanted: dict, workdir, records) -> None:
     """Refuse to continue a run on other records than it began with (`Setup.records_facts`), naming what differs."""
-    before, now = _flatten(stored), _flatten(wanted)
+    before, now = _as_of(stored), _flatten(wanted)
     changed = [key for key in (before | now) if before.get(key) != now.get(key)]
     if changed:
         # A checksum says nothing to the eye: it is shown only where nothing else differs.
