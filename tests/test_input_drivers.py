@@ -69,12 +69,21 @@ def check_run(config, workdir):
         assert entry["probability"] == pytest.approx(float(wanted), abs=2e-6)
 
 
+@pytest.mark.slow
 def test_each_kind_trains_evaluates_and_predicts(own, kind, tmp_path, one_device):
     section = own.input
     section.stack, section.stacking, section.bidirectional, section.mean_subtraction = kind
     check_run(own, tmp_path)
+    # And is not continued or scored with another stacking.
+    other = "flow" if section.stacking == "trajectory" else "trajectory"
+    was, section.stacking = section.stacking, other
+    with pytest.raises(UserError, match=rf"cannot continue, input\.stacking was '{was}', is '{other}'; restore"):
+        train(own, tmp_path)
+    with pytest.raises(UserError, match=rf"input\.stacking='{other}': the net in .* was trained with '{was}'"):
+        evaluate(own, tmp_path)
 
 
+@pytest.mark.slow
 def test_slow_fusion_trains_evaluates_and_predicts(own, tmp_path, one_device):
     own.model.name, own.input.streams, own.input.clip_frames = "slow_fusion", ("rgb",), 8
     assert Setup.of(own).span == (0, 7)
@@ -102,16 +111,6 @@ def test_first_fields_of_trajectories_are_those_of_plain_stacks(own):
     assert plain.shape == followed.shape == (8, 1, 41, 41, 8)
     np.testing.assert_allclose(followed[..., [0, 1, 4, 5]], plain[..., [0, 1, 4, 5]], atol=1e-5)
     assert np.abs(followed - plain)[..., [2, 3, 6, 7]].max() > 0.5
-
-
-def test_a_run_is_not_continued_or_scored_with_another_stacking(own, tmp_path, one_device):
-    own.input.stacking = "trajectory"
-    train(own, tmp_path)
-    own.input.stacking, own.train.steps = "flow", 4
-    with pytest.raises(UserError, match=r"cannot continue, input\.stacking was 'trajectory', is 'flow'; restore"):
-        train(own, tmp_path)
-    with pytest.raises(UserError, match=r"input\.stacking='flow': the net in .* was trained with 'trajectory'"):
-        evaluate(own, tmp_path)
 
 
 @pytest.mark.parametrize(

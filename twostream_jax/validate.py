@@ -14,7 +14,6 @@ from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
 
 KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
-STACKINGS = ("flow", "trajectory")
 
 # Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by
 # their checksum, wherever they lie; what only `prepare` reads is settled once they are written.
@@ -115,7 +114,6 @@ def _check_choices(config, streams_of_models) -> None:
     _one_of("flow.method", config.flow.method, FLOW_METHODS)
     _one_of("model.name", config.model.name, tuple(streams_of_models))
     _one_of("model.init", config.model.init, ("he", "caffe"))
-    _one_of("input.stacking", config.input.stacking, STACKINGS)
     _one_of("train.dtype", config.train.dtype, DTYPES)
     _one_of("eval.subset", config.eval.subset, SUBSETS)
     _one_of("eval.crops", config.eval.crops, (1, 10))

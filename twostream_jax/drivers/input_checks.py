@@ -6,12 +6,16 @@ from input_pipeline.dataset_file import Dataset
 from input_pipeline.schema import UserError
 from twostream_jax.models import check_clip, pool5_size
 
+STACKINGS = ("flow", "trajectory")
+
 
 def check_input(config) -> None:
     """Check what a sample is made of: clip and crop by the net, and the fields of a stack in both directions."""
     section = config.input
     check_clip(config.model.name, section.clip_frames)
     pool5_size(section.crop)
+    if section.stacking not in STACKINGS:
+        raise UserError(f"input.stacking={section.stacking!r}: choose one of {', '.join(STACKINGS)}")
     if "flow" not in section.streams or not section.bidirectional:
         return
     if section.stack % 2:
