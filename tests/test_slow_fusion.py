@@ -86,7 +86,7 @@ def test_every_frame_reaches_the_scores(frames):
     clips = np.repeat(inputs["rgb"][:1], frames + 1, axis=0)
     for frame in range(frames):
         clips[frame + 1, frame] = clips[frame + 1, frame, :, ::-1]
-    scores = jax.jit(lambda x: model.apply(variables, {"rgb": x}, train=False)["a"][:, 0])(clips)
+    scores = np.asarray(jax.jit(lambda x: model.apply(variables, {"rgb": x}, train=False)["a"][:, 0])(clips))
     moved = np.abs(scores[1:] - scores[0]).max(axis=1)
     assert moved.shape == (frames,) and moved.min() > 1e-2 * moved.max() > 0
 
