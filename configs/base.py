@@ -46,7 +46,11 @@ def get_config() -> ConfigDict:
     config.input = ConfigDict(
         {
             "streams": ("flow",),  # ('rgb',) or ('flow',)
+            "clip_frames": 1,  # T, consecutive frames a sample; above 1 for slow_fusion only (11 in 2014, Sect. 6)
             "stack": 10,  # L, fields a stack (2014 eq. 1)
+            "stacking": "flow",  # flow: at the same pixel in each field (eq. 1) | trajectory: along its path (eq. 2)
+            # L/2 forward fields after the anchor frame and L/2 backward ones before it; L even; needs flow.backward=True
+            "bidirectional": False,
             "flow_offset": 0,  # offset of the stack's first field from its anchor frame; 0 in 2014, -L/2 centres it
             "mean_subtraction": True,  # subtract each whole field's mean vector (2014 Sect. 3.1)
             "crop": 224,  # px of the square crop
@@ -57,7 +61,7 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            "name": "cnn_m_temporal",  # cnn_m_spatial | cnn_m_temporal
+            "name": "cnn_m_temporal",  # cnn_m_spatial | cnn_m_temporal | slow_fusion
             "width": 1.0,  # multiplier of every layer's channels
             "dropout": 0.9,  # share of full6 and full7 that is dropped
             "init": "he",  # he: variance-scaled; caffe: Gaussian(0, 0.01), which wants inputs of +-120

@@ -126,7 +126,7 @@ def _check_choices(config, streams_of_models) -> None:
 def _check_ranges(config) -> None:
     at_least_one = {
         "data": ("short_side",),
-        "input": ("stack", "crop"),
+        "input": ("stack", "crop", "clip_frames"),
         "train": ("batch_size", "steps", "checkpoint_every", "log_every"),
         "eval": ("frames", "batch_size", "validation_frames"),
     }

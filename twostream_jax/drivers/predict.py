@@ -127,7 +127,7 @@ def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path
         short_side=facts["short_side"],
         method=method,
         bound_px=facts["flow"]["bound_px"] if method != "none" else config.flow.bound_px,
-        backward=False,
+        backward=method != "none" and config.input.bidirectional,
         max_bad_fraction=1.0,
         processes=1,
     )
