@@ -61,10 +61,10 @@ def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
             f"set --config.input.streams=\"('{wanted[0]}',)\" or another model.name"
         )
     start = config.init["from"]
-    if Path(start).suffix.lower() in WEIGHT_FILES and "flow" in wanted:
+    if Path(start).suffix.lower() in WEIGHT_FILES and config.model.name != "cnn_m_spatial":
         raise UserError(
-            f"init.from={start}: weights of a net on RGB images, and {config.model.name} takes flow; begin with a run of "
-            "ours on flow, or leave init.from empty"
+            f"init.from={start}: weights of CNN-M on RGB images, which fit cnn_m_spatial and not {config.model.name}; begin "
+            "with a run of ours of that net, or leave init.from empty"
         )
     if config.data.kind == "jpeg_folders":
         _check_jpeg_folders(config)

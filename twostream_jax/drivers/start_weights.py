@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from configs import base
 from input_pipeline.schema import UserError, shown_name
 from twostream_jax import mesh as meshes
 from twostream_jax import validate
@@ -131,9 +132,9 @@ def _run(path: Path, setup: Setup) -> Source:
     validate.check_start(stored["config"], setup.config.to_dict(), path)
     for line in validate.records_differ(*_shown_facts(stored["records"], setup), setup.config.data.records):
         print(line)
-    config = ConfigDict(stored["config"])
-    model = build_model(config.model, {task: len(classes) for task, classes in stored["tasks"].items()})
-    params = abstract_params(model, Inputs.of(config.input))
+    tasks = {task: len(classes) for task, classes in stored["tasks"].items()}
+    model = build_model(_section(stored, "model"), tasks)
+    params = abstract_params(model, Inputs.of(_section(stored, "input")))
 
     def load(mesh: Mesh) -> Params:
         try:
@@ -149,6 +150,11 @@ def _run(path: Path, setup: Setup) -> Source:
         load=load,
         changes={},
     )
+
+
+def _section(stored: dict, name: str) -> ConfigDict:
+    """Return a section of a run's config; keys younger than the run have the defaults, which is what it did."""
+    return ConfigDict(base.get_config()[name].to_dict() | stored["config"][name])
 
 
 def _workdir_and_step(path: Path, flow: bool) -> tuple[Path, int | None]:
@@ -173,15 +179,21 @@ def _shown_facts(stored: dict, setup: Setup) -> tuple[dict, dict]:
 
 
 def _check_shapes(source: Source, name: str, wanted: Mapping[str, Any]) -> None:
-    for key, leaf in wanted.items():
-        found = source.shapes.get(name, {}).get(key)
-        if found != leaf.shape:
-            has = " x ".join(map(str, found)) if found else "missing"
-            keys = {"conv1": "model.width and input.stack", "full6": "model.width and input.crop"}
+    """Refuse a layer that is missing or of another shape, naming it and the key that makes it so."""
+    for key in ("kernel", "bias"):
+        ours, theirs = wanted[key].shape, source.shapes.get(name, {}).get(key, ())
+        if ours != theirs:
+            has = " x ".join(map(str, theirs)) or "missing"
             raise UserError(
-                f"{_where(source)}: its {name}/{key} is {has}, this net's {' x '.join(map(str, leaf.shape))}; set "
-                f"{keys.get(name, 'model.width')} as there, or choose other weights"
+                f"{_where(source)}: its {name}/{key} is {has}, this net's {' x '.join(map(str, ours))}; set "
+                f"{_shaping_key(name, ours, theirs)} as there, or choose other weights"
             )
+
+
+def _shaping_key(name: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> str:
+    if name == "conv1" and ours[-2:-1] != theirs[-2:-1]:
+        return "input.stack"
+    return "input.crop" if name == "full6" and ours[:2] != theirs[:2] else "model.width"
 
 
 def _where(source: Source) -> str:

@@ -268,4 +268,4 @@ def _print_start(begin: Start | None, frozen: tuple[str, ...], start: int, workd
     if frozen:
         print(f"{workdir}: frozen: {', '.join(frozen)}")
         if begin is None and start == 0:
-            print(f"note: init.freeze={','.join(frozen)} without init.from: these layers stay as they were drawn")
+            print("note: init.from is empty, so the frozen layers stay as they were drawn")
