@@ -68,6 +68,16 @@ def get_config() -> ConfigDict:
         }
     )
 
+    config.init = ConfigDict(
+        {
+            # Weights that a run begins with, read once: a workdir of ours (its last checkpoint), DIR/checkpoints/STEP, or
+            # Oxford's CNN-M-2048 as .caffemodel or MatConvNet .mat; empty: drawn as model.init says
+            "from": "",
+            # Layers that stay as they begin, by name, with * for any letters: ('conv*', 'full6', 'full7') trains full8 alone
+            "freeze": (),
+        }
+    )
+
     config.optim = ConfigDict(
         {
             "learning_rate": 1e-2,

@@ -1,10 +1,16 @@
-"""Momentum SGD with weight decay and the papers' step schedules."""
+"""Momentum SGD with weight decay, the papers' step schedules, and which layers stay fixed."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from input_pipeline.schema import UserError
 
 
 def learning_rate(optim) -> optax.Schedule:
@@ -38,3 +44,24 @@ def make_optimizer(optim) -> optax.GradientTransformation:
         optax.trace(decay=optim.momentum),
         optax.scale_by_learning_rate(learning_rate(optim)),
     )
+
+
+def frozen_layers(layers: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return which of the net's layers (conv1, ..., full8_<task>) the patterns of `init.freeze` cover, sorted.
+
+    A pattern is a layer's name, or has * for any letters. UserError for one that covers no layer, and where nothing
+    would be left to train.
+    """
+    names = sorted(layers)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"init.freeze={pattern!r}: covers no layer of the net; it has {', '.join(names)}")
+    frozen = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    if len(frozen) == len(names):
+        raise UserError(f"init.freeze={','.join(patterns)}: covers every layer, so nothing would train; leave one out")
+    return frozen
+
+
+def trained_part(params: Mapping[str, Any], frozen: Sequence[str]) -> dict[str, Any]:
+    """Return the layers of `params` that train: gradients, momentum and weight decay are of these alone."""
+    return {name: layer for name, layer in params.items() if name not in frozen}

@@ -10,7 +10,10 @@ import jax
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters and optimizer state after `step` updates; a plain pytree, saved whole in a checkpoint."""
+    """Parameters and optimizer state after `step` updates; a plain pytree, saved whole in a checkpoint.
+
+    `params` holds every layer; `opt_state` has no arrays for those that `init.freeze` keeps as they are.
+    """
 
     step: jax.Array
     params: Any

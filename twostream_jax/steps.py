@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from twostream_jax import losses
 from twostream_jax import mesh as meshes
 from twostream_jax.metrics import ClipMetrics
+from twostream_jax.optim import trained_part
 from twostream_jax.preprocess import CENTRE, eval_inputs, train_inputs
 from twostream_jax.state import TrainState
 
@@ -58,36 +59,62 @@ class Inputs:
 
 def abstract_params(model, inputs: Inputs) -> Any:
     """Return the shapes and dtypes of the net's parameters; nothing is computed."""
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), inputs.example())
+    # The key is made inside: made out here, it would lie on a device.
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), inputs.example())
     return variables["params"]
 
 
-def init(key: jax.Array, *, model, optimizer: optax.GradientTransformation, inputs: Inputs) -> TrainState:
-    """Return the state before the first step, drawn from `key`."""
+def init(
+    key: jax.Array,
+    loaded: dict[str, Any] | None = None,
+    *,
+    model,
+    optimizer: optax.GradientTransformation,
+    inputs: Inputs,
+    frozen: tuple[str, ...] = (),
+) -> TrainState:
+    """Return the state before the first step, drawn from `key`; the layers of `loaded` take the place of drawn ones.
+
+    The optimizer's state is that of the layers not `frozen`, and begins anew whatever is loaded.
+    """
     example = {stream: jnp.zeros(shape.shape, shape.dtype) for stream, shape in inputs.example().items()}
-    params = model.init(key, example, train=False)["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    params = model.init(key, example, train=False)["params"] | (loaded or {})
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained_part(params, frozen)))
 
 
 def train_step(
-    state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *, model, optimizer, inputs: Inputs, tasks: tuple
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    model,
+    optimizer,
+    inputs: Inputs,
+    tasks: tuple[str, ...],
+    frozen: tuple[str, ...] = (),
 ) -> tuple[TrainState, ClipMetrics]:
     """Return the state after one update on the batch, and the batch's loss and clip accuracy as mergeable sums.
 
     `key` is the run's; the step's own dropout key is folded from it, so that a resumed run drops what it would have.
+    `frozen` layers come out bit for bit as they went in. Dropout acts after full6 and full7 whether they are frozen or
+    not: the paper gives its ratio for the net of which only full8 trains too (2014 Table 1a).
     """
     prepared = train_inputs(batch, crop=inputs.crop, lighting_std=inputs.lighting, **inputs.flow)
     dropout = jax.random.fold_in(key, state.step)
 
-    def loss_of(params):
-        logits = model.apply({"params": params}, prepared, train=True, rngs={"dropout": dropout})
+    # Of these alone, so that nothing is computed backwards below the lowest of them.
+    trained = trained_part(state.params, frozen)
+
+    def loss_of(trained):
+        logits = model.apply({"params": state.params | trained}, prepared, train=True, rngs={"dropout": dropout})
         loss, _ = losses.multi_task_loss(logits, batch["label"], batch["task"], batch["weight"], tasks)
         return loss, logits
 
-    (loss, logits), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    (loss, logits), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
     metrics = ClipMetrics.of(loss, logits, batch["label"], batch["task"], batch["weight"], tasks)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+    params = state.params | optax.apply_updates(trained, updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def eval_step(params: Any, batch: dict[str, jax.Array], *, model, inputs: Inputs, crops: int) -> dict[str, dict]:
@@ -123,8 +150,8 @@ def jit_keys(mesh: Mesh, seed: int) -> tuple[jax.Array, jax.Array]:
     return jax.jit(lambda: tuple(jax.random.split(jax.random.key(seed))), out_shardings=meshes.replicated(mesh))()
 
 
-def jit_init(mesh: Mesh, **static) -> Callable[[jax.Array], TrainState]:
-    """Return `init(key)`, jitted (eager init is far slower), its state replicated over the mesh."""
+def jit_init(mesh: Mesh, **static) -> Callable[..., TrainState]:
+    """Return `init(key)` or `init(key, loaded)`, jitted (eager init is far slower), its state replicated over the mesh."""
     return jax.jit(partial(init, **static), out_shardings=meshes.replicated(mesh))
 
 

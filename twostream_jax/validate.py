@@ -6,6 +6,7 @@ Each raises `UserError` with one line that names the key, shows its value and sa
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -14,6 +15,8 @@ from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
 
 KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
+# Last names of the files that init.from may name beside our own runs; both formats hold nets on RGB images.
+WEIGHT_FILES = (".caffemodel", ".mat")
 
 # Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by
 # their checksum, wherever they lie; what only `prepare` reads is settled once they are written.
@@ -57,6 +60,12 @@ def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
             f"input.streams={','.join(config.input.streams)}: {config.model.name} takes {','.join(wanted)}; "
             f"set --config.input.streams=\"('{wanted[0]}',)\" or another model.name"
         )
+    start = config.init["from"]
+    if Path(start).suffix.lower() in WEIGHT_FILES and config.model.name != "cnn_m_spatial":
+        raise UserError(
+            f"init.from={start}: weights of CNN-M on RGB images, which fit cnn_m_spatial and not {config.model.name}; begin "
+            "with a run of ours of that net, or leave init.from empty"
+        )
     if config.data.kind == "jpeg_folders":
         _check_jpeg_folders(config)
     elif config.input.crop > config.data.short_side:
@@ -85,7 +94,7 @@ def _check_types(config) -> None:
         for key, wanted in default.items() if isinstance(default, ConfigDict) else ():
             _check_type(f"{section}.{key}", config[section][key], wanted)
     _check_type("seed", config.seed, 0)
-    for section, key in (("data", "classes"), ("input", "streams")):
+    for section, key in (("data", "classes"), ("input", "streams"), ("init", "freeze")):
         if not all(isinstance(item, str) for item in config[section][key]):
             raise UserError(f"{section}.{key}={tuple(config[section][key])}: must be words, such as ('a', 'b')")
     if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in config.optim.drops):
@@ -211,6 +220,17 @@ def check_resume(stored: dict, wanted: dict, workdir) -> list[str]:
             f"--workdir={workdir}: its run cannot continue, {listed}; restore these or use another --workdir"
         )
     return [f"continues with {key} {now.get(key)!r} instead of {before.get(key)!r}" for key in changed]
+
+
+def check_start(stored: dict, wanted: dict, start) -> None:
+    """Refuse to begin with the weights of another net than the config's; both configs nested dicts, `start` init.from."""
+    before, now = _flatten(stored), _flatten(wanted)
+    for key in ("model.name", "model.width"):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"init.from={start}: its net has {key}={before.get(key)!r}, this config's {now.get(key)!r}; set the same, "
+                "or choose other weights"
+            )
 
 
 def check_same_net(stored: dict, wanted: dict, workdir) -> None:

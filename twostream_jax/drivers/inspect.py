@@ -13,20 +13,26 @@ from twostream_jax import validate
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.models import build_model, parameter_table
+from twostream_jax.optim import frozen_layers, trained_part
 from twostream_jax.report.pictures import filters
 from twostream_jax.run_log import read_metrics
 from twostream_jax.steps import Inputs, abstract_params
 
 # Classes of the official data sets, for a net that has no records yet.
 OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
+# Of runs from before that section was there.
+NO_INIT = {"from": "", "freeze": ()}
 
 
 def inspect_config(config) -> dict:
-    """Return the parameter table of the config's net, which is built by shape only: {"model", "tasks", "total", ...}."""
+    """Return the parameter table of the config's net, which is built by shape only: {"model", "tasks", "total", ...}.
+
+    `frozen` are the layers that init.freeze covers, `trained` counts the parameters of the others.
+    """
     check_values(config)
     tasks = _tasks(config)
     params = abstract_params(build_model(config.model, tasks), Inputs.of(config.input))
-    return {"model": config.model.name, "tasks": tasks, **_table(params)}
+    return {"model": config.model.name, "tasks": tasks, **_table(params, config.init.freeze)}
 
 
 def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict:
@@ -51,7 +57,7 @@ def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict
             "best": checkpoints.best_step(),
             "model": config.model.name,
             "tasks": tasks,
-            **_table(abstract),
+            **_table(abstract, stored["config"].get("init", NO_INIT)["freeze"]),
             "records": stored["records"],
             "versions": stored["versions"],
             "config": stored["config"],
@@ -70,10 +76,16 @@ def report_lines(result: dict) -> list[str]:
         shape = " x ".join(map(str, row["shape"]))
         lines.append(f"  {row['name']:<{width}}  {shape:>20}  {row['count']:>12,}")
     lines.append(f"  {'total':<{width}}  {'':>20}  {result['total']:>12,}")
+    if result["frozen"]:
+        lines.append(f"  {'trained':<{width}}  {'':>20}  {result['trained']:>12,}")
+        lines.append(f"frozen: {', '.join(result['frozen'])}")
     if "workdir" in result:
         saved = ", ".join(map(str, result["steps"]))
         best = f", best {result['best']}" if result["best"] is not None else ""
         lines.append(f"{result['workdir']}: checkpoints at steps {saved}{best}; trained on {result['records']['name']}")
+        source = result["config"].get("init", NO_INIT)["from"]
+        if source:
+            lines.append(f"began with the weights of {source}")
         for line in result["metrics"]:
             numbers = ", ".join(f"{key} {value:.4g}" for key, value in line.items())
             lines.append(f"last line of metrics.jsonl, loss and clip accuracy on training batches: {numbers}")
@@ -82,9 +94,11 @@ def report_lines(result: dict) -> list[str]:
     return lines
 
 
-def _table(params) -> dict:
+def _table(params, freeze) -> dict:
     rows = [{"name": name, "shape": list(shape), "count": count} for name, shape, count in parameter_table(params)]
-    return {"parameters": rows, "total": sum(row["count"] for row in rows)}
+    frozen = frozen_layers(params, freeze)
+    trained = sum(count for _, _, count in parameter_table(trained_part(params, frozen)))
+    return {"parameters": rows, "total": sum(row["count"] for row in rows), "trained": trained, "frozen": list(frozen)}
 
 
 def _tasks(config) -> dict[str, int]:

@@ -19,11 +19,12 @@ from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.bad_batch import NotFinite, bad_batch, refusal
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
+from twostream_jax.drivers.start_weights import Start, plan_start
 from twostream_jax.drivers.step_lines import StepLines
 from twostream_jax.drivers.stop_signals import StopSignals
 from twostream_jax.files import cannot_write, write_json
 from twostream_jax.metrics import accuracy
-from twostream_jax.optim import learning_rate, make_optimizer
+from twostream_jax.optim import frozen_layers, learning_rate, make_optimizer
 from twostream_jax.run_log import MetricsLog, NoLog, Progress
 
 # Keys that name files and folders, as seen from where the command was given.
@@ -42,21 +43,26 @@ def train(config, workdir: Path) -> dict:
     for line in validate.prepared_otherwise(config, setup.records_facts):
         print(line, file=sys.stderr)
     setup = replace(setup, config=_from_anywhere(config))
+    params = steps.abstract_params(setup.model({setup.task: len(setup.classes)}), setup.inputs)
+    frozen = frozen_layers(params, config.init.freeze)
     with contextlib.ExitStack() as held:
         _hold(held, workdir)
         checkpoints = held.enter_context(Checkpoints(workdir))
         saved = _resumable_steps(checkpoints, setup, workdir)
+        # Read for the first start alone: later those weights may have been moved.
+        begin = None if saved else plan_start(setup, params, frozen)
         mesh = meshes.make_mesh()
         if not saved or saved[0] < config.train.steps:
             validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
-        run = _Run(setup, mesh, checkpoints)
+        run = _Run(setup, mesh, checkpoints, frozen)
         # Read even where the run is finished: a last checkpoint that is damaged is made anew.
-        start, state = run.initial_state(saved)
+        start, state = run.initial_state(saved, begin)
         if start >= config.train.steps:
             print(f"{workdir}: already at step {start}, train.steps={config.train.steps}; nothing to do")
             return {"step": start}
         validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
         _print_plan(setup, mesh, start)
+        _print_start(begin, frozen, start, workdir)
         if jax.process_index() == 0:
             write_json(workdir / "config.json", setup.config.to_dict())
         return run.steps(state, start, table, workdir)
@@ -68,6 +74,8 @@ def _from_anywhere(config):
     for key in PATHS:
         if config.data[key]:
             config.data[key] = os.path.abspath(config.data[key])
+    if config.init["from"]:
+        config.init["from"] = os.path.abspath(config.init["from"])
     return config
 
 
@@ -88,8 +96,8 @@ def _hold(held: contextlib.ExitStack, workdir: Path) -> None:
 class _Run:
     """One process's part of a training run: compiled functions and what the loop hands around."""
 
-    def __init__(self, setup: Setup, mesh, checkpoints: Checkpoints):
-        self.setup, self.mesh, self.checkpoints = setup, mesh, checkpoints
+    def __init__(self, setup: Setup, mesh, checkpoints: Checkpoints, frozen: tuple[str, ...]):
+        self.setup, self.mesh, self.checkpoints, self.frozen = setup, mesh, checkpoints, frozen
         self.config = setup.config
         self.tasks = {setup.task: len(setup.classes)}
         self.model = setup.model(self.tasks)
@@ -100,9 +108,14 @@ class _Run:
         if setup.positions["validation"]:
             self.validation = Scorer(setup, self.model, mesh, crops=1)
 
-    def initial_state(self, saved: list[int]):
-        """Return (step, state) of the first of the `saved` steps that can be read; a fresh state where there is none."""
-        create = steps.jit_init(self.mesh, model=self.model, optimizer=self.optimizer, inputs=self.setup.inputs)
+    def initial_state(self, saved: list[int], begin: Start | None):
+        """Return (step, state) of the first of the `saved` steps that can be read; a fresh state where there is none.
+
+        A fresh state is drawn, but for the layers that `begin` has.
+        """
+        create = steps.jit_init(
+            self.mesh, model=self.model, optimizer=self.optimizer, inputs=self.setup.inputs, frozen=self.frozen
+        )
         abstract = jax.eval_shape(create, self.init_key) if saved else None
         for step in saved:
             try:
@@ -111,13 +124,18 @@ class _Run:
                 _say_damaged(step, error)
         if saved:
             raise _nothing_left(self.checkpoints.folder)
-        return 0, create(self.init_key)
+        return 0, create(self.init_key, begin.params(self.mesh) if begin else None)
 
     def steps(self, state, start: int, table, workdir: Path) -> dict:
         """Run steps `start` + 1 .. train.steps; return the last line of metrics."""
         config, last = self.config, self.config.train.steps
         step_of = steps.jit_train_step(
-            self.mesh, model=self.model, optimizer=self.optimizer, inputs=self.setup.inputs, tasks=tuple(self.tasks)
+            self.mesh,
+            model=self.model,
+            optimizer=self.optimizer,
+            inputs=self.setup.inputs,
+            tasks=tuple(self.tasks),
+            frozen=self.frozen,
         )
         # Every process computes the same numbers; the first one writes them.
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
@@ -241,3 +259,13 @@ def _print_plan(setup: Setup, mesh, start: int) -> None:
         + (f"continues at step {start}" if start else "starts")
         + f" of {config.train.steps}"
     )
+
+
+def _print_start(begin: Start | None, frozen: tuple[str, ...], start: int, workdir: Path) -> None:
+    """Say where the layers come from, where the run begins, and which of them stay as they are."""
+    for line in begin.lines() if begin else ():
+        print(f"{workdir}: {line}")
+    if frozen:
+        print(f"{workdir}: frozen: {', '.join(frozen)}")
+        if begin is None and start == 0:
+            print("note: init.from is empty, so the frozen layers stay as they were drawn")
