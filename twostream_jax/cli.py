@@ -188,12 +188,19 @@ def _table(values, rest) -> None:
     if tiny and not values.config:
         config, name = cli_config.load("configs/table_tiny.py", rest)
     configs = {"ucf101": config}
-    if config.table.hmdb51:
-        configs["hmdb51"], _ = cli_config.load(config.table.hmdb51, [])
-    if config.table.imagenet.endswith(".py"):
-        configs["imagenet"], _ = cli_config.load(config.table.imagenet, [])
+    for place in ("hmdb51", "imagenet"):
+        path = config.table[place]
+        if path and (place == "hmdb51" or path.endswith(".py")):
+            configs[place] = _place_config(place, path)
     folder = name if name.startswith("table") else f"table_{name}_tiny" if tiny else f"table_{name}"
     table(values.table, configs, Path(values.workdir or f"runs/{folder}"))
+
+
+def _place_config(place: str, path: str):
+    try:
+        return cli_config.load(path, [])[0]
+    except UserError as error:
+        raise UserError(f"table.{place}: {error}") from error
 
 
 def _predict(values, rest) -> None:

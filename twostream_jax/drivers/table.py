@@ -86,14 +86,12 @@ class _Making:
         failed = [f"  {run.name}: cannot be had, {self.failed[run]}" for run in runs if run in self.failed]
         return [f"{self.paper.caption}: {len(runs)} runs on {device}", *failed, *lines]
 
-    def evaluated(self, run: Run, subset: str) -> dict | None:
-        """Return the evaluation of a subset by a run that is finished, or None."""
+    def _evaluated(self, run: Run, subset: str) -> dict | None:
         return evaluation(
             self._for_subset(run, subset), self.workdir / run.name, self.places.dataset(run.net.data), subset
         )
 
-    def needs_training_scores(self, run: Run) -> bool:
-        """Return whether an SVM of this table learns from the run's scores of its training videos."""
+    def _teaches_an_svm(self, run: Run) -> bool:
         return any(row.fusion == "svm" and run.net in row.nets for row in self.paper.rows)
 
     def _attempt(self, run: Run, work: Callable[[], object]) -> None:
@@ -126,10 +124,12 @@ class _Making:
         """Train and score a run, as far as that is not done."""
         if run.start in self.failed:
             raise UserError(f"{run.start.name}, which it starts from: {self.failed[run.start]}")
-        for subset in ("test", "train")[: 1 + self.needs_training_scores(run)]:
-            if self.evaluated(run, subset) is None:
-                train(self.configs[run], self.workdir / run.name)
-                evaluate(self._for_subset(run, subset), self.workdir / run.name)
+        subsets = ("test", "train") if self._teaches_an_svm(run) else ("test",)
+        missing = [subset for subset in subsets if self._evaluated(run, subset) is None]
+        if missing:
+            train(self.configs[run], self.workdir / run.name)
+        for subset in missing:
+            evaluate(self._for_subset(run, subset), self.workdir / run.name)
 
     def _for_subset(self, run: Run, subset: str) -> ConfigDict:
         config = self.configs[run].copy_and_resolve_references()
@@ -152,7 +152,7 @@ class _Making:
     def _entry(self, row: Row, runs: list[Run]) -> dict[str, Any]:
         """Return the accuracy entry of one net, or of several nets fused, on one split with one seed."""
         if not row.fusion:
-            found = self.evaluated(runs[0], "test")
+            found = self._evaluated(runs[0], "test")
             return found[found["protocol"]]
         paths = [self._scores(run, "test") for run in runs]
         train_paths = [self._scores(run, "train") for run in runs] if row.fusion == "svm" else []

@@ -70,6 +70,15 @@ class Places:
         self._keep_in_workdir(config, place)
         return config
 
+    def recipe(self, net: Net) -> ConfigDict:
+        """Return what a net's settings are laid over: the table's own config, on the data of the net's place."""
+        own = self.config(net.data)
+        if net.schedule == "own":
+            return own
+        config = self._configs["ucf101"].copy_and_resolve_references()
+        config.data, config.flow = own.data, own.flow
+        return config
+
     def dataset(self, place: str) -> dataset_file.Dataset:
         """Return what the records of a place hold, preparing them where they are not there."""
         if place not in self._datasets:
@@ -125,7 +134,7 @@ class Places:
 
 def run_config(run: Run, places: Places) -> ConfigDict:
     """Return the full config of a run; UserError, in one line, where something that it needs is not there."""
-    config, net = places.config(run.net.data), run.net
+    config, net = places.recipe(run.net), run.net
     with config.unlocked():
         config.table = base.get_config().table  # not a matter of the run
     _set(config, net.settings)
