@@ -177,6 +177,21 @@ def test_a_start_that_fails_takes_what_hangs_on_it(small, pretended, tmp_path, m
     assert not pretended
 
 
+def test_a_start_is_trained_first_and_not_scored(small, pretended, tmp_path, monkeypatch):
+    tuned = Net("tuned", "ucf101", RGB, "fine-tuning", Net("before", "imagenet", RGB, "own"))
+    monkeypatch.setitem(SMALL, "tuned", Table("Tuned", (Row("Tuned", 1.0, (tuned,)),)))
+    with small.unlocked():
+        small.init = {"from": "", "freeze": ()}
+    small.table.imagenet = "before.py"
+    for times in (1, 2):
+        (row,) = driver.table("tuned", {"ucf101": small, "imagenet": small}, tmp_path)["rows"]
+        # What is trained already is only looked at.
+        assert pretended == ["imagenet-1_before", "ucf101-1_tuned", "imagenet-1_before"][: times + 1]
+    assert row["runs"] == ["ucf101-1_tuned"] and not (tmp_path / "imagenet-1_before" / "eval.json").exists()
+    stored = json.loads((tmp_path / "ucf101-1_tuned" / "config.json").read_text())
+    assert stored["init"]["from"] == str(tmp_path / "imagenet-1_before") and stored["train"]["steps"] == 2
+
+
 def test_seeds_and_folds_give_mean_and_spread(small, pretended, tmp_path):
     small.table.seeds, small.data.folds = 2, 2
     (row,) = driver.table("splits", {"ucf101": small}, tmp_path)["rows"]

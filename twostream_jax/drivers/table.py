@@ -55,11 +55,13 @@ class _Making:
         self.workdir = places.workdir
         self.configs: dict[Run, ConfigDict] = {}
         self.failed: dict[Run, str] = {}
+        self.scored: set[Run] = set()
 
     def run(self) -> dict[str, Any]:
         """Make every run, then the rows; write and print the table."""
         wanted = [run for row in self.paper.rows for run in _flat(self._runs(row))]
         runs = list(with_starts(wanted, self.places))
+        self.scored = set(wanted)
         for run in runs:
             self._attempt(run, lambda run=run: self._ready(run))
         print("\n".join(self._plan(runs)), flush=True)
@@ -121,12 +123,12 @@ class _Making:
         self.places.dataset(run.net.data)
 
     def _make(self, run: Run) -> None:
-        """Train and score a run, as far as that is not done."""
+        """Train and score a run, as far as that is not done; one that others only start from is not scored."""
         if run.start in self.failed:
             raise UserError(f"{run.start.name}, which it starts from: {self.failed[run.start]}")
         subsets = ("test", "train") if self._teaches_an_svm(run) else ("test",)
-        missing = [subset for subset in subsets if self._evaluated(run, subset) is None]
-        if missing:
+        missing = [s for s in subsets if run in self.scored and self._evaluated(run, s) is None]
+        if missing or run not in self.scored:
             train(self.configs[run], self.workdir / run.name)
         for subset in missing:
             evaluate(self._for_subset(run, subset), self.workdir / run.name)
