@@ -192,6 +192,15 @@ def test_a_start_is_trained_first_and_not_scored(small, pretended, tmp_path, mon
     assert stored["init"]["from"] == str(tmp_path / "imagenet-1_before") and stored["train"]["steps"] == 2
 
 
+def test_nothing_is_trained_for_rows_that_cannot_be_had(small, pretended, tmp_path, monkeypatch):
+    tuned = Net("tuned", "ucf101", (*RGB, ("input.nosuch", 3)), "fine-tuning", Net("before", "imagenet", RGB, "own"))
+    monkeypatch.setitem(SMALL, "tuned", Table("Tuned", (Row("Tuned", 1.0, (tuned,)),)))
+    small.table.imagenet = "before.py"
+    with pytest.raises(UserError, match=r"1 of 1 rows are missing, such as 'Tuned': input\.nosuch"):
+        driver.table("tuned", {"ucf101": small, "imagenet": small}, tmp_path)
+    assert not pretended
+
+
 def test_seeds_and_folds_give_mean_and_spread(small, pretended, tmp_path):
     small.table.seeds, small.data.folds = 2, 2
     (row,) = driver.table("splits", {"ucf101": small}, tmp_path)["rows"]

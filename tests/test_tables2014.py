@@ -31,7 +31,9 @@ def loaded(path: str, *overrides: str):
 
 def full_places(workdir, **table) -> Places:
     overrides = [f"--config.table.{key}={value}" for key, value in table.items()]
-    return Places({"ucf101": loaded("configs/table.py", *overrides), "hmdb51": loaded("configs/hmdb51.py")}, workdir)
+    return Places(
+        {"ucf101": loaded("configs/table.py", *overrides), "hmdb51": loaded("configs/temporal_hmdb51.py")}, workdir
+    )
 
 
 def with_every_key(monkeypatch):
@@ -99,7 +101,7 @@ def test_the_default_rows_are_the_papers_recipes_as_configured(tmp_path):
     assert set(changed(loaded("configs/spatial.py"), spatial)) == {"data.records", "flow.backward", "seed"}
     assert spatial.seed == 3
     hmdb = run_config(Run(Net("x", "hmdb51", TEMPORAL.settings), 2, 0), places)
-    assert changed(loaded("configs/hmdb51.py"), hmdb) == {"data.split": 2}
+    assert changed(loaded("configs/temporal_hmdb51.py"), hmdb) == {"data.split": 2}
 
 
 def test_every_row_of_every_table_has_the_settings_of_its_name(tmp_path, monkeypatch):

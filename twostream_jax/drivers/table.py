@@ -64,6 +64,9 @@ class _Making:
         self.scored = set(wanted)
         for run in runs:
             self._attempt(run, lambda run=run: self._ready(run))
+        # Nothing is trained for rows that cannot be had.
+        starts = {run.start for run in runs if run not in self.failed}
+        runs = [run for run in runs if run in self.scored | starts]
         print("\n".join(self._plan(runs)), flush=True)
         for run in runs:
             if run not in self.failed:
