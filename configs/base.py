@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
             "split_file": "",  # csv, jpeg_folders: file with columns path, label, split (or split1, split2, ...) and group
             "group_column": "group",  # csv: column whose values name the source of a clip; absent: each clip its own
             "classes": (),  # keep only these classes, by name; () keeps all
+            "motions": ("swing", "bob", "slant"),  # synthetic: of swing, bob, slant, drift, loop, shake
+            "camera_pan_px": 0.0,  # synthetic: px per frame, at most, by which each video's picture moves on in x and in y
             "allow_missing": False,  # go on when listed videos are absent
             "records": "",  # folder that prepare writes and the other modes read
             "short_side": 256,  # px of the smallest side as stored; jpeg_folders are taken over at the size they have
@@ -107,6 +109,16 @@ def get_config() -> ConfigDict:
             "checkpoint": "last",  # last | best | a step's number
             "validation_frames": 5,  # positions a validation video, centre crop, when a checkpoint is rated
             "batch_size": 25,  # stacks a batch, before the crops; rounded up to divide over the devices
+        }
+    )
+    config.table = ConfigDict(
+        {
+            "scale": "full",  # full: the paper's sizes and schedules | tiny: twostream_jax/drivers/toy_size.py
+            "seeds": 1,  # runs of each net, with seeds `seed`, `seed` + 1, ...
+            "hmdb51": "",  # config file of the data set in HMDB-51's place; `data` is the one in UCF-101's
+            # What stands for ImageNet: weights for init.from (.caffemodel, .mat, a run's folder), or the config file of
+            # a spatial net that the table trains first
+            "imagenet": "",
         }
     )
     config.lock()  # a mistyped key in an experiment's file raises

@@ -24,7 +24,7 @@ FREE_ON_RESUME = (
     "train.steps", "train.checkpoint_every", "train.log_every",
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
-    "data.frames", "data.jpeg_bound_px", "data.spare_field",
+    "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",
     "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
 )  # fmt: skip
 
@@ -94,7 +94,7 @@ def _check_types(config) -> None:
         for key, wanted in default.items() if isinstance(default, ConfigDict) else ():
             _check_type(f"{section}.{key}", config[section][key], wanted)
     _check_type("seed", config.seed, 0)
-    for section, key in (("data", "classes"), ("input", "streams"), ("init", "freeze")):
+    for section, key in (("data", "classes"), ("data", "motions"), ("input", "streams"), ("init", "freeze")):
         if not all(isinstance(item, str) for item in config[section][key]):
             raise UserError(f"{section}.{key}={tuple(config[section][key])}: must be words, such as ('a', 'b')")
     if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in config.optim.drops):
@@ -126,6 +126,7 @@ def _check_choices(config, streams_of_models) -> None:
     _one_of("train.dtype", config.train.dtype, DTYPES)
     _one_of("eval.subset", config.eval.subset, SUBSETS)
     _one_of("eval.crops", config.eval.crops, (1, 10))
+    _one_of("table.scale", config.table.scale, ("full", "tiny"))
     bound = config.flow.bound_px
     number = isinstance(bound, int | float) and not isinstance(bound, bool)
     if bound != "video" and not (number and 0 < bound < math.inf):
@@ -138,6 +139,7 @@ def _check_ranges(config) -> None:
         "input": ("stack", "crop", "clip_frames"),
         "train": ("batch_size", "steps", "checkpoint_every", "log_every"),
         "eval": ("frames", "batch_size", "validation_frames"),
+        "table": ("seeds",),
     }
     at_least_zero = {
         "data": ("split", "folds", "num_threads", "num_workers", "prepare_processes", "seed"),
