@@ -24,7 +24,14 @@ class Changes:
     new: tuple[str, ...]
     mended: tuple[str, ...]  # their files are others than those that were stored or set aside
     relabelled: tuple[str, ...]  # with another label, group or split
+    forgotten: tuple[str, ...]  # set aside, and no longer listed
+    before: Dataset
     dataset: Dataset
+
+    @property
+    def none(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.dataset == self.before and not self.videos and not self.forgotten
 
     @property
     def videos(self) -> frozenset[str]:
@@ -42,23 +49,27 @@ def changes_since(dataset: Dataset, video_list: VideoList, records: pathlib.Path
     listed = {video.name: video for video in video_list.videos}
     stored = {video.name: video for video in dataset.videos}
     quarantine = read_quarantine(records)
-    gone = sorted(name for name in {*stored, *quarantine} if name not in listed)
+    gone = sorted(name for name in stored if name not in listed)
     if gone:
         raise UserError(
             f"data.records: {records} holds {len(gone)} videos that are not in the list now, such as "
-            f"{', '.join(map(shown, gone[:_SHOWN]))}; choose another data.records or delete the folder"
+            f"{', '.join(map(shown, gone[:_SHOWN]))}; list them again or choose another data.records"
         )
     new = [name for name in listed if name not in stored and name not in quarantine]
     mended = [
         name for name, video in listed.items() if name in stored and video.size_bytes() != stored[name].source_bytes
     ]
-    mended += [name for name, line in quarantine.items() if line["content"] != content_of(listed[name])]
+    forgotten = tuple(name for name in quarantine if name not in listed)
+    here = {name: aside for name, aside in quarantine.items() if name in listed and listed[name].exists()}
+    mended += [name for name, aside in here.items() if aside.content and aside.content != content_of(listed[name])]
     if new or mended:
         check_same_opencv(dataset, records, "new videos")
-    relabelled = _relabel(dataset, video_list, listed)
+    if not _other_opencv(dataset):
+        mended += [name for name, aside in here.items() if not aside.content]  # may be usable now
+    relabelled = _relabel(dataset, video_list, listed, quarantine)
     pairs = zip(dataset.videos, relabelled.videos, strict=True)
     names = [before.name for before, after in pairs if _membership(before, dataset) != _membership(after, relabelled)]
-    return Changes(tuple(sorted(new)), tuple(sorted(mended)), tuple(names), relabelled)
+    return Changes(tuple(sorted(new)), tuple(sorted(mended)), tuple(names), forgotten, dataset, relabelled)
 
 
 def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: PrepareSettings) -> None:
@@ -82,23 +93,41 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
             )
 
 
+def shown_settings(settings: PrepareSettings) -> dict[str, str]:
+    """Return {key: value in words} of all settings that decide over records, and the OpenCV that computes flow."""
+    if settings.given:
+        return {"the streams": ", ".join(settings.given), "data.jpeg_bound_px": str(settings.bound_px)}
+    keys = {"data.short_side": settings.short_side, "flow.method": settings.method, "OpenCV": cv2.__version__}
+    if settings.method != "none":
+        keys |= {"flow.bound_px": settings.bound_px, "flow.backward": settings.backward}
+    return {key: str(value) for key, value in keys.items()}
+
+
 def check_same_opencv(dataset: Dataset, records: pathlib.Path, what: str) -> None:
     """Raise UserError where another OpenCV made the flow: `what` made now would differ from the rest."""
-    version = dataset.flow.opencv_version if dataset.flow else ""
-    if version and version != cv2.__version__:
+    version = _other_opencv(dataset)
+    if version:
         raise UserError(
             f"data.records: the flow in {records} is by OpenCV {version}, {what} would get that of {cv2.__version__}; "
             f"install opencv-contrib-python-headless=={version}, or choose another data.records"
         )
 
 
-def _relabel(dataset: Dataset, video_list: VideoList, listed: dict[str, Video]) -> Dataset:
+def _other_opencv(dataset: Dataset) -> str:
+    """Return the version of OpenCV that made the flow where it is not the one here, else ""."""
+    version = dataset.flow.opencv_version if dataset.flow else ""
+    return version if version != cv2.__version__ else ""
+
+
+def _relabel(dataset: Dataset, video_list: VideoList, listed: dict[str, Video], quarantine: dict) -> Dataset:
     """Return the data set with the list's classes, splits, labels, groups and memberships."""
     videos = tuple(
         replace(video, label=now.label, group=now.group, subsets=dict(now.subsets))
         for video, now in ((video, listed[video.name]) for video in dataset.videos)
     )
     lists = {"classes": tuple(video_list.classes), "splits": tuple(video_list.splits)}
+    count = sum(name in listed for name in quarantine)
+    lists["counts"] = dataset.counts | {"quarantined": count}
     return replace(dataset, videos=videos, checksum=dataset_file.checksum(dataset.files, videos), **lists)
 
 

@@ -91,11 +91,18 @@ def checksum(files: dict[str, Sequence[RecordFile]], videos: Sequence[StoredVide
 
 def format_dataset(dataset: Dataset) -> str:
     """Return dataset.json's text: one line a key, and one line a video."""
-    plain = dataclasses.asdict(dataset) | {"videos": None}
+    plain = dataclasses.asdict(dataclasses.replace(dataset, videos=()))
     head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in plain.items() if key != "videos"]
-    lines = [f'"schema": {SCHEMA_VERSION}', *head]
+    lines = [f'"schema": {SCHEMA_VERSION}', f'"content": "{_content_sum(dataset)}"', *head]
     videos = ",\n".join(_video_line(video) for video in dataset.videos)
     return "{\n" + ",\n".join(lines) + ',\n"videos": [\n' + videos + "\n]\n}\n"
+
+
+def _content_sum(dataset: Dataset) -> str:
+    """Return the SHA-256 (hex) over all that dataset.json says, class names and settings too."""
+    head = json.dumps(dataclasses.asdict(dataclasses.replace(dataset, videos=())), sort_keys=True)
+    lines = "".join(f"{_video_line(video)}\n" for video in dataset.videos)
+    return hashlib.sha256(f"{head}\n{lines}".encode()).hexdigest()
 
 
 def read_dataset(path: str | os.PathLike) -> Dataset:
@@ -110,7 +117,7 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
         raise UserError(f"data.records: {path} holds no {DATASET_FILE}; run --mode=prepare first")
     try:
         plain = json.loads(file.read_bytes())
-        version = plain.pop("schema")
+        version, content = plain.pop("schema"), plain.pop("content", "")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file}: cannot be read ({first_line(error)}); delete the folder and run --mode=prepare again"
@@ -127,6 +134,8 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
         raise UserError(
             f"{file}: cannot be read ({first_line(error)}); delete the folder and run --mode=prepare again"
         ) from error
+    if not fault and content != _content_sum(dataset):
+        fault = "its content does not fit its checksum, it was edited or damaged"
     if fault:
         raise UserError(f"{file}: {fault}; copy it again, or delete the folder and run --mode=prepare again")
     return dataset

@@ -81,6 +81,16 @@ def check_room(records: Path, cost: Estimate) -> None:
         )
 
 
+def check_free(records: Path, gigabytes: float) -> None:
+    """Raise UserError where the disk of `records` has not this much room."""
+    free = shutil.disk_usage(records).free / 1e9
+    if gigabytes > free:
+        raise UserError(
+            f"data.records={records}: needs {size_words(gigabytes)} to write its files anew, {size_words(free)} are free; "
+            "make room"
+        )
+
+
 def size_words(gigabytes: float) -> str:
     """Return a size as people say it: 3.2 GB, 45 MB."""
     return f"{gigabytes:.2g} GB" if gigabytes >= 1 else f"{max(1, round(1000 * gigabytes))} MB"

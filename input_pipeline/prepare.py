@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import shutil
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial as bind
 from pathlib import Path
 
@@ -23,15 +21,13 @@ from input_pipeline import codecs, dataset_file, shards, workers
 from input_pipeline import verify as verification
 from input_pipeline.changes import Changes, changes_since
 from input_pipeline.dataset_file import DATASET_FILE, Dataset, FlowSettings, StoredVideo
-from input_pipeline.estimate import processes
-from input_pipeline.folder_lock import folder_lock
-from input_pipeline.quarantine import QUARANTINE_FILE, write_quarantine
+from input_pipeline.estimate import check_free, processes
+from input_pipeline.quarantine import QUARANTINE_FILE, SetAside, read_quarantine, write_quarantine
+from input_pipeline.records_folder import PARTIAL_FOLDER, check_interrupted, clear_leftovers, held_alone, refusals_named
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings, check_settings, fingerprint, prepare_video
 from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
-
-PARTIAL_FOLDER = ".partial"
 
 # Videos set aside before a run that has too many of them ends early: enough to see what they have in common.
 _LOOKED_AT = 50
@@ -57,24 +53,50 @@ def prepare(
     """
     check_settings(settings)
     records = Path(records)
-    with _refusals_named(records):
+    with refusals_named(records):
         changes = _changes(video_list, records, settings)
-        if changes and not changes.videos and not changes.relabelled:
+        if changes and changes.none:
             total = len(video_list.videos)
             on_progress(total, total, f"nothing to do, {records} is complete")
-            shutil.rmtree(records / PARTIAL_FOLDER, ignore_errors=True)
+            clear_leftovers(records)
             return changes.dataset
-        with _alone(records) as partial:
+        with held_alone(records) as partial:
             # Whoever held the lock before may have completed the folder meanwhile.
             changes = _changes(video_list, records, settings)
-            if changes and not changes.videos:
-                count = len(changes.relabelled)
-                say(f"{count} videos have another label, group or split than before: {DATASET_FILE} is written anew")
-                shards.write_atomically(records / DATASET_FILE, dataset_file.format_dataset(changes.dataset))
-                return changes.dataset
-            if changes:
-                _reopen(records, changes, video_list, settings, partial, say)
+            if changes is None:
+                check_interrupted(partial, video_list, settings)
+                return _prepare(video_list, records, settings, on_progress, say)
+            return _bring_up_to_date(changes, video_list, records, settings, on_progress, say)
+
+
+def _bring_up_to_date(
+    changes: Changes, video_list: VideoList, records: Path, settings: PrepareSettings, on_progress: Progress, say: Say
+) -> Dataset:
+    """Return the data set after adding what is new; the records stay complete until all of it is prepared."""
+    partial = records / PARTIAL_FOLDER
+    if changes.videos:
+        new, mended = len(changes.new), len(changes.mended)
+        say(f"{new} videos are new and {mended} have changed or failed: these are prepared, the others kept")
+        wanted = [video for video in video_list.videos if video.name in changes.videos]
+        results = _prepare_videos(wanted, settings, partial=partial, on_progress=on_progress, say=say)
+        usable = {name for name, result in results.items() if not isinstance(result, SetAside)}
+        stored = {video.name for video in changes.dataset.videos}
+        if usable or stored & changes.videos:
+            check_free(records, changes.dataset.counts["bytes"] / 1e9)
+            say("all record files are written anew")
+            _reopen(records, changes, video_list, settings, partial)
             return _prepare(video_list, records, settings, on_progress, say)
+        aside = read_quarantine(records) | results
+    else:
+        aside = read_quarantine(records)
+    write_quarantine(records, video_list.videos, aside)
+    if changes.relabelled:
+        count = len(changes.relabelled)
+        say(f"{count} videos have another label, group or split than before: {DATASET_FILE} is written anew")
+    quarantined = sum(video.name in aside for video in video_list.videos)
+    dataset = replace(changes.dataset, counts=changes.dataset.counts | {"quarantined": quarantined})
+    shards.write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
+    return dataset
 
 
 def verify(
@@ -84,46 +106,21 @@ def verify(
 
     `find_videos` is called where something must be made anew. Raises UserError when damage remains.
     """
-    with _refusals_named(records):
+    with refusals_named(records):
         damages = verification.find_damage(records, on_progress)
         dataset = dataset_file.read_dataset(records)
         for line in itertools.chain.from_iterable(damage.lines(dataset) for damage in damages):
             say(line)
-        if not damages:
-            mended = verification.mend_metadata(records)
-            say(f"{records}: all {sum(map(len, dataset.files.values()))} record files are as they were written")
-        else:
-            videos, settings = find_videos()
-            with _alone(records) as partial:
+        if damages:
+            with held_alone(records) as partial:
                 make = bind(_prepare_videos, partial=partial, on_progress=on_progress, say=say)
-                verification.repair(damages, videos, records, settings, partial, make)
-                mended = verification.mend_metadata(records)
+                verification.repair(damages, records, partial, find_videos, make)
             say(f"{records}: {len(damages)} record files repaired, byte for byte as they were written")
+        else:
+            say(f"{records}: all {sum(map(len, dataset.files.values()))} record files are as they were written")
+        mended = verification.mend_metadata(records)
         for file in mended:
             say(f"{file}: written anew")
-
-
-@contextlib.contextmanager
-def _refusals_named(records: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = "finished videos are kept: make room or mend the folder, and run again"
-        raise UserError(f"data.records: cannot write {records} ({error}); {remedy}") from error
-
-
-@contextlib.contextmanager
-def _alone(records: Path) -> Iterator[Path]:
-    """Hold the records folder; yield the folder of finished videos in it, which goes when all went well."""
-    partial = records / PARTIAL_FOLDER
-    if records.is_dir() and not partial.is_dir() and not (records / DATASET_FILE).is_file() and any(records.iterdir()):
-        raise UserError(
-            f"data.records={records}: holds other files and no records; name a folder that is empty or does not exist"
-        )
-    partial.mkdir(parents=True, exist_ok=True)
-    with folder_lock(partial, "another --mode=prepare"), _terminate_cleanly():
-        yield partial
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _changes(video_list: VideoList, records: Path, settings: PrepareSettings) -> Changes | None:
@@ -133,12 +130,8 @@ def _changes(video_list: VideoList, records: Path, settings: PrepareSettings) ->
     return changes_since(dataset_file.read_dataset(records), video_list, records, settings)
 
 
-def _reopen(
-    records: Path, changes: Changes, video_list: VideoList, settings: PrepareSettings, partial: Path, say: Say
-) -> None:
+def _reopen(records: Path, changes: Changes, video_list: VideoList, settings: PrepareSettings, partial: Path) -> None:
     """Make of complete records an interrupted run that has finished every video that has not changed."""
-    new, mended = len(changes.new), len(changes.mended)
-    say(f"{new} videos are new and {mended} have changed since: these are prepared, the others kept")
     listed, stored = {video.name: video for video in video_list.videos}, Records(records)
     for position, video in enumerate(stored.videos):
         made_from = fingerprint(listed[video.name], settings)
@@ -147,6 +140,7 @@ def _reopen(
         content = {folder: stored.raw(folder, position) for folder in settings.folders}
         encoded = shards.EncodedVideo(video.frames, video.height, video.width, video.bound_px, content)
         shards.write_finished(partial, video.name, made_from, encoded, video.source_bytes)
+    check_interrupted(partial, video_list, settings)
     # Only now: until here an interruption leaves the records complete.
     (records / DATASET_FILE).unlink()
 
@@ -160,11 +154,11 @@ def _prepare(
     partial = records / PARTIAL_FOLDER
     limit = settings.max_bad_fraction * total
     results = _prepare_videos(videos, settings, partial=partial, on_progress=on_progress, say=say, bad_limit=limit)
-    reasons = {name: result for name, result in results.items() if isinstance(result, str)}
-    write_quarantine(records, videos, reasons)
-    if len(reasons) > limit or len(reasons) == total:
-        _refuse(reasons, len(results), total, records, settings)
-    finished = {video.name: results[video.name] for video in videos if video.name not in reasons}
+    aside = {name: result for name, result in results.items() if isinstance(result, SetAside)}
+    write_quarantine(records, videos, aside)
+    if len(aside) > limit or len(aside) == total:
+        _refuse(aside, len(results), total, records, settings)
+    finished = {video.name: results[video.name] for video in videos if video.name not in aside}
     files, places, size = {}, {}, 0
     for folder in settings.folders:
         tell = bind(_tell_merging, on_progress, total, folder)
@@ -176,7 +170,7 @@ def _prepare(
         size_px, where = (facts.height, facts.width), {folder: places[folder][i] for folder in settings.folders}
         who = (video.name, video.label, video.group, dict(video.subsets))
         stored.append(StoredVideo(*who, facts.frames, *size_px, facts.bound_px, facts.source_bytes, **where))
-    dataset = _describe(video_list, settings, tuple(stored), files, size, len(reasons))
+    dataset = _describe(video_list, settings, tuple(stored), files, size, len(aside))
     shards.write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
     return dataset
 
@@ -189,13 +183,13 @@ def _prepare_videos(
     on_progress: Progress,
     say: Say,
     bad_limit: float = float("inf"),
-) -> dict[str, shards.FinishedVideo | str]:
-    """Finish every video that is not; return by name what is known of it, or the reason why it is set aside.
+) -> dict[str, shards.FinishedVideo | SetAside]:
+    """Finish every video that is not; return by name what is known of it, or why it is set aside.
 
     It ends early once more than `bad_limit` are set aside.
     """
     known = {v.name: shards.read_finished(partial, v.name, fingerprint(v, settings)) for v in videos}
-    results = {name: finished for name, finished in known.items() if finished is not None}
+    results = {name: found for name, found in known.items() if found and shards.is_whole(partial, name, found)}
     if results:
         say(f"{len(results)} of {len(videos)} videos were finished before and are kept")
     on_progress(len(results), len(videos), "")
@@ -205,27 +199,29 @@ def _prepare_videos(
     with contextlib.closing(workers.run(left, job, processes(settings), inline=settings.processes == 1)) as finishing:
         for video, result in finishing:
             results[video.name] = result
-            if isinstance(result, str):
+            if isinstance(result, SetAside):
                 bad += 1
-                say(f"{video.name} set aside: {result}")
+                say(f"{video.name} set aside: {result.reason}")
             on_progress(len(results), len(videos), video.name)
             if bad > max(bad_limit, _LOOKED_AT):
                 break
     return results
 
 
-def _refuse(reasons: dict[str, str], seen: int, total: int, records: Path, settings: PrepareSettings) -> None:
+def _refuse(aside: dict[str, SetAside], seen: int, total: int, records: Path, settings: PrepareSettings) -> None:
     """Raise UserError for too many videos set aside, or all, with the commonest reason."""
     # Reasons that differ in their numbers only are one cause: "40 frames and 40 fields" and "61 frames and 61 fields".
-    causes = {name: re.sub(r"\d+", "", reason) for name, reason in reasons.items()}
+    causes = {name: re.sub(r"\d+", "", why.reason) for name, why in aside.items()}
     cause, times = Counter(causes.values()).most_common(1)[0] if causes else ("", 0)
     name = next((name for name, own in causes.items() if own == cause), "-")
-    reason = reasons.get(name, "there is no video")
+    reason = aside[name].reason if aside else "there is no video"
     where = f" after {seen} of them" if seen < total else ""
+    over, remedy = f", more than {settings.max_bad_fraction}", "mend the videos or raise the fraction"
+    if len(aside) == total:
+        over, remedy = "", "mend the videos"
     raise UserError(
-        f"data.max_bad_fraction: {len(reasons)} of {total} videos were set aside{where}, more than "
-        f"{settings.max_bad_fraction}; {times} as {name}: {reason}; see {records / QUARANTINE_FILE}, mend the videos or "
-        "raise the fraction, and run again: finished videos are kept"
+        f"data.max_bad_fraction: {len(aside)} of {total} videos were set aside{where}{over}; {times} as {name}: "
+        f"{reason}; see {records / QUARANTINE_FILE}, {remedy}, and run again: finished videos are kept"
     )
 
 
@@ -263,20 +259,3 @@ def _describe(
 
 def _tell_merging(on_progress: Progress, total: int, folder: str, name: str) -> None:
     on_progress(total, total, f"merging {folder}: {name}")
-
-
-@contextlib.contextmanager
-def _terminate_cleanly() -> Iterator[None]:
-    """Let SIGTERM leave through every `finally`, exit status 128 + 15, so that worker processes are stopped too."""
-
-    def leave(signum, frame):
-        raise SystemExit(128 + signum)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from input_pipeline.schema import UserError, first_line
 from input_pipeline.shards import write_atomically
@@ -15,24 +17,32 @@ from input_pipeline.video_list import Video
 QUARANTINE_FILE = "quarantine.jsonl"
 
 
-def write_quarantine(records: pathlib.Path, videos: Sequence[Video], reasons: dict[str, str]) -> None:
-    """Write quarantine.jsonl: a line for each of the `videos` that has a reason, in their order."""
+@dataclass(frozen=True)
+class SetAside:
+    """Why a video cannot be used, and what it was: "" where it may be usable as it is, on another machine say."""
+
+    reason: str
+    content: str
+
+
+def write_quarantine(records: pathlib.Path, videos: Sequence[Video], aside: dict[str, SetAside]) -> None:
+    """Write quarantine.jsonl: a line for each of the `videos` that is set aside, in their order."""
     lines = [
-        {"name": video.name, "path": str(video.path), "reason": reasons[video.name], "content": content_of(video)}
+        {"name": video.name, "path": str(video.path), **dataclasses.asdict(aside[video.name])}
         for video in videos
-        if video.name in reasons
+        if video.name in aside
     ]
     write_atomically(records / QUARANTINE_FILE, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def read_quarantine(records: pathlib.Path) -> dict[str, dict[str, str]]:
-    """Return {name: {"path", "reason", "content"}} of quarantine.jsonl; UserError where it is damaged."""
+def read_quarantine(records: pathlib.Path) -> dict[str, SetAside]:
+    """Return {name: why} of quarantine.jsonl; UserError where it is damaged."""
     file = records / QUARANTINE_FILE
     if not file.is_file():
         return {}
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {str(line["name"]): {key: str(line[key]) for key in ("path", "reason", "content")} for line in lines}
+        return {str(line["name"]): SetAside(str(line["reason"]), str(line["content"])) for line in lines}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{file}: cannot be read ({why}); delete the file and run --mode=prepare again") from error

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,17 +47,23 @@ class FinishedVideo:
     source_bytes: int  # size of what it was made from
 
 
-def shard_videos(places: Sequence[tuple[int, int] | None], number: int) -> list[int]:
-    """Return the positions of the videos whose records lie in file `number`, in the order in which they lie there."""
-    inside = [(place[1], i) for i, place in enumerate(places) if place is not None and place[0] == number]
-    return [i for _, i in sorted(inside)]
-
-
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Write a text file so that whoever looks finds the whole of it or none."""
     aside = path.with_name(f"{path.name}.tmp")
     aside.write_text(text, encoding="utf-8")
+    replace_safely(aside, path)
+
+
+def replace_safely(aside: pathlib.Path, path: pathlib.Path) -> None:
+    """Give a finished file its name, once the disk has it: a power cut then leaves the old file or the new one."""
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
     aside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_finished(
@@ -77,7 +84,11 @@ def write_finished(
         _write_records(aside, content)
         aside.replace(path)
     plain = {"fingerprint": fingerprint} | dataclasses.asdict(finished)
-    write_atomically(_partial_file(partial, name, "json"), json.dumps(plain | {"check": _check_sum(plain)}))
+    # Not told to the disk at once, which would take a while for each video: what a power cut leaves half is found.
+    note = _partial_file(partial, name, "json")
+    aside = note.with_name(f"{note.name}.tmp")
+    aside.write_text(json.dumps(plain | {"check": _check_sum(plain)}), encoding="utf-8")
+    aside.replace(note)
     return finished
 
 
@@ -94,6 +105,16 @@ def read_finished(partial: pathlib.Path, name: str, fingerprint: str) -> Finishe
     # It is only made anew.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def is_whole(partial: pathlib.Path, name: str, finished: FinishedVideo) -> bool:
+    """Return whether a finished video's files hold as many records as they should; contents are not looked at."""
+    for folder, count in finished.records.items():
+        file = _partial_file(partial, name, folder)
+        # The reader opens a missing or truncated file without complaint and finds no records in it.
+        if not file.is_file() or ArrayRecordReader(str(file)).num_records() != count:
+            return False
+    return True
 
 
 def _check_sum(plain: dict) -> str:
@@ -126,7 +147,7 @@ def write_shard(file: pathlib.Path, content: Iterable[bytes], sha256: str | None
     if sha256 not in (None, found):
         aside.unlink()
         raise ValueError(f"its SHA-256 would be {found[:12]}... instead of {sha256[:12]}...")
-    aside.replace(file)
+    replace_safely(aside, file)
     return found
 
 

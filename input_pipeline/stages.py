@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from input_pipeline import codecs, shards
 from input_pipeline.jpeg_video import take_over
 from input_pipeline.opencv_flow import compute_flow, grey
+from input_pipeline.quarantine import SetAside, content_of
 from input_pipeline.schema import FLOW_METHODS, SCHEMA_VERSION, UserError, quantise_flow
 from input_pipeline.video_list import Video
 from input_pipeline.videos import iterate_frames
@@ -68,17 +70,27 @@ def check_settings(settings: PrepareSettings) -> None:
         raise UserError(f"flow.bound_px: {bound!r}; give px per frame above 0, or 'video'")
 
 
-def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings) -> shards.FinishedVideo | str:
-    """Keep one video's records in `partial`; return its facts, or the reason why the video must be set aside."""
+def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings) -> shards.FinishedVideo | SetAside:
+    """Keep one video's records in `partial`; return its facts, or why the video must be set aside."""
+    # Before decoding: a file that changes meanwhile then counts as another one.
+    made_from, source_bytes, state = fingerprint(video, settings), video.size_bytes(), _state(video)
     try:
-        # Before decoding: a file that grows meanwhile then counts as another one.
-        made_from, source_bytes = fingerprint(video, settings), video.size_bytes()
         encoded = encode_source(video, settings)
     except UserError as error:
-        return str(error).removeprefix(f"{video.path}: ")
+        content = content_of(video)
+        return SetAside(str(error).removeprefix(f"{video.path}: "), content if _state(video) == state else "")
     except MemoryError:
-        return "too long for this machine's memory"
+        return SetAside("too long for this machine's memory", "")
     return shards.write_finished(partial, video.name, made_from, encoded, source_bytes)
+
+
+def _state(video: Video) -> tuple[int, int]:
+    """Return size and time of change of a video's file or folder; zeros where there is none."""
+    try:
+        status = os.stat(video.path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:

@@ -17,7 +17,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from input_pipeline import codecs
-from input_pipeline.dataset_file import DATASET_FILE, read_dataset
+from input_pipeline.dataset_file import DATASET_FILE, Dataset, read_dataset
 from input_pipeline.schema import UserError
 
 # Random access: read the record's own bytes and nothing around them, in the calling thread.
@@ -32,9 +32,9 @@ class Records:
     IndexError for a video, frame or field that does not exist.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, dataset: Dataset | None = None):
         self.path = pathlib.Path(path)
-        self.dataset = read_dataset(self.path)
+        self.dataset = dataset or read_dataset(self.path)
         self.videos = self.dataset.videos
         self._readers: dict[tuple[str, int], ArrayRecordReader] = {}
         self._lock = threading.Lock()
@@ -120,7 +120,7 @@ class Records:
         if found != (height, width):
             raise UserError(
                 f"{self._whereabouts(folder, video, index)}: is {found[1]}x{found[0]} px, {DATASET_FILE} says "
-                f"{width}x{height}; prepare or copy it again"
+                f"{width}x{height}; run --mode=prepare --verify"
             )
         return image
 
@@ -144,7 +144,7 @@ class Records:
             return self._reader(folder, number).read([first + int(i) for i in indices])
         except RuntimeError as error:
             where = self._whereabouts(folder, video, indices[0])
-            raise UserError(f"{where}: cannot be read, prepare or copy it again ({error})") from error
+            raise UserError(f"{where}: cannot be read, run --mode=prepare --verify ({error})") from error
 
     def _reader(self, folder: str, number: int) -> ArrayRecordReader:
         with self._lock:
@@ -157,12 +157,12 @@ class Records:
         file = self._file(folder, number)
         # The reader opens a missing or truncated file without complaint and finds no records in it.
         if not file.is_file():
-            raise UserError(f"{file}: no such file, but {DATASET_FILE} lists it; copy the whole records folder")
+            raise UserError(f"{file}: no such file, but {DATASET_FILE} lists it; run --mode=prepare --verify")
         reader = ArrayRecordReader(str(file), _READER_OPTIONS)
         wanted, found = self.dataset.files[folder][number].records, reader.num_records()
         if found != wanted:
             raise UserError(
-                f"{file}: holds {found} records instead of {wanted}; it is damaged, prepare or copy it again"
+                f"{file}: holds {found} records instead of {wanted}; it is damaged, run --mode=prepare --verify"
             )
         return reader
 
@@ -182,7 +182,10 @@ class Records:
     def _check(self, name: str, index: int, folder: str, video: int, wanted: int) -> None:
         if (name, index) != (self.videos[video].name, wanted):
             where = self._whereabouts(folder, video, wanted)
-            raise UserError(f"{where}: found record {index} of {name}; {DATASET_FILE} is of other files, copy it again")
+            raise UserError(
+                f"{where}: found record {index} of {name}; {DATASET_FILE} is of other files: run --mode=prepare --verify, "
+                "or wait for a prepare that is at work there"
+            )
 
     def _whereabouts(self, folder: str, video: int, index: int) -> str:
         stored = self.videos[video]

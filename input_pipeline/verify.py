@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from input_pipeline import dataset_file, shards
 from input_pipeline.changes import check_same_opencv, check_same_settings
 from input_pipeline.dataset_file import Dataset
+from input_pipeline.quarantine import SetAside
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.store import Records
@@ -17,7 +19,8 @@ from input_pipeline.video_list import Video, VideoList
 
 _SHOWN = 3  # records of a video that a line names
 
-# (videos, settings) -> {name: FinishedVideo or the reason why not}, with the records kept in a folder of finished videos.
+FindVideos = Callable[[], tuple[VideoList, PrepareSettings]]
+# (videos, settings) -> {name: FinishedVideo, or SetAside}, with the records kept in a folder of finished videos.
 MakeAgain = Callable[[list[Video], PrepareSettings], dict]
 
 
@@ -51,56 +54,76 @@ def find_damage(path: Path, on_file: Callable[[int, int, str], None]) -> list[Da
     dataset.json itself is damaged, which nothing else could tell how to mend.
     """
     dataset = dataset_file.read_dataset(path)
+    # dataset.json is one with itself; this is what a training remembers of it.
     if dataset.checksum != dataset_file.checksum(dataset.files, dataset.videos):
         raise UserError(
             f"{path / dataset_file.DATASET_FILE}: its checksum does not fit its content, it was edited or "
             "damaged; copy it again, or delete the folder and run --mode=prepare again"
         )
     every = [(folder, number) for folder, files in dataset.files.items() for number in range(len(files))]
-    damages = []
+    places, damages = _places(dataset), []
     for done, (folder, number) in enumerate(every):
         stated = dataset.files[folder][number]
         on_file(done, len(every), stated.file)
         file = path / folder / stated.file
         if not file.is_file():
-            damages.append(Damage(folder, number, file, "is missing", _all_records(dataset, folder, number)))
-        elif shards.sha256_of(file) != stated.sha256:
-            videos = _damaged_records(path, dataset, folder, number)
+            whole = {i: tuple(range(_length(dataset, folder, i))) for i in places[folder, number]}
+            damages.append(Damage(folder, number, file, "is missing", whole))
+        elif not _is_as_written(file, stated.sha256):
+            videos = _damaged_records(path, dataset, folder, places[folder, number])
             reason = "is damaged" if videos else "is damaged outside its records"
             damages.append(Damage(folder, number, file, reason, videos))
     on_file(len(every), len(every), "")
     return damages
 
 
-def repair(
-    damages: list[Damage], video_list: VideoList, path: Path, settings: PrepareSettings, partial: Path, make: MakeAgain
-) -> None:
+def repair(damages: list[Damage], path: Path, partial: Path, find_videos: FindVideos, make: MakeAgain) -> None:
     """Write the damaged files of the records folder `path` anew: sound records as they are, the others from the videos.
 
-    `make` prepares videos into the folder `partial`. A file is replaced only by one with the stored checksum; UserError
-    where a video has changed, is gone, or another OpenCV would make other flow.
+    `find_videos` is called where a video must be decoded again, `make` prepares it into the folder `partial`. A file is
+    replaced only by one with the stored checksum. What can be repaired is; then UserError names the rest: where a video
+    has changed, is gone, or another OpenCV would make other flow.
     """
-    dataset = dataset_file.read_dataset(path)
+    dataset, faults = dataset_file.read_dataset(path), []
+    wanted = {dataset.videos[position].name for damage in damages for position in damage.videos}
+    made: dict = {}
+    if wanted:
+        videos, settings = find_videos()
+        settings = _settings_of_repair(damages, dataset, path, settings)
+        sources, faults = _sources(wanted, dataset, videos)
+        made = make(sources, settings)
+        faults += [f"{name}: {why.reason}" for name, why in made.items() if isinstance(why, SetAside)]
+    usable = {name for name, result in made.items() if not isinstance(result, SetAside)}
+    places = _places(dataset)
+    for damage in damages:
+        if not {dataset.videos[position].name for position in damage.videos} <= usable:
+            continue
+        content = _mended_records(path, dataset, damage, places[damage.folder, damage.number], partial)
+        try:
+            shards.write_shard(damage.file, content, dataset.files[damage.folder][damage.number].sha256)
+        except UserError:
+            raise
+        except ValueError as error:
+            faults.append(f"{damage.file}: {error}: a video or a library has changed since")
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(
+            f"{path}: cannot all be repaired: {faults[0]}{more}; copy the damaged files or these videos again, or delete "
+            "the folder and run --mode=prepare again"
+        )
+
+
+def _settings_of_repair(
+    damages: list[Damage], dataset: Dataset, path: Path, settings: PrepareSettings
+) -> PrepareSettings:
+    """Return the settings that make the damaged records anew; UserError where they are not those of the records."""
     check_same_settings(dataset, path, settings)
     folders = {damage.folder for damage in damages if damage.videos}
     if folders - {"rgb"}:
         check_same_opencv(dataset, path, "repaired records")
-    if folders == {"rgb"}:  # the frames need no flow
-        given = ("rgb",) if settings.given else ()
-        settings = replace(settings, method="none", backward=False, given=given)
-    wanted = {dataset.videos[position].name: position for damage in damages for position in damage.videos}
-    for name, result in make(_sources(wanted, dataset, video_list), settings).items():
-        if isinstance(result, str):
-            raise UserError(f"{path}: {name} cannot be repaired, {result}; copy its records or its video again")
-    for damage in damages:
-        stated = dataset.files[damage.folder][damage.number]
-        try:
-            shards.write_shard(damage.file, _mended_records(path, dataset, damage, partial), stated.sha256)
-        except ValueError as error:
-            raise UserError(
-                f"{damage.file}: cannot be repaired, {error}: a video or a library has changed since; copy the file again, "
-                "or delete the folder and run --mode=prepare again"
-            ) from error
+        return settings
+    # The frames need no flow.
+    return replace(settings, method="none", backward=False, given=("rgb",) if settings.given else ())
 
 
 def mend_metadata(path: Path) -> list[Path]:
@@ -117,17 +140,28 @@ def mend_metadata(path: Path) -> list[Path]:
     return mended
 
 
-def _all_records(dataset: Dataset, folder: str, number: int) -> dict[int, tuple[int, ...]]:
-    places = [getattr(video, folder) for video in dataset.videos]
-    inside = shards.shard_videos(places, number)
-    return {i: tuple(range(_length(dataset, folder, i))) for i in inside}
+def _places(dataset: Dataset) -> dict[tuple[str, int], list[int]]:
+    """Return {(folder, file's number): positions of the videos in it, in the order in which they lie there}."""
+    inside: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    for position, video in enumerate(dataset.videos):
+        for folder in dataset.files:
+            number, first = getattr(video, folder)
+            inside[folder, number].append((first, position))
+    return defaultdict(list, {where: [i for _, i in sorted(found)] for where, found in inside.items()})
 
 
-def _damaged_records(path: Path, dataset: Dataset, folder: str, number: int) -> dict[int, tuple[int, ...]]:
+def _is_as_written(file: Path, sha256: str) -> bool:
+    try:
+        return shards.sha256_of(file) == sha256
+    except OSError:  # a disk that cannot read it
+        return False
+
+
+def _damaged_records(path: Path, dataset: Dataset, folder: str, positions: list[int]) -> dict[int, tuple[int, ...]]:
     """Return the records of a file that cannot be read, by video; only videos that have some."""
-    records, damaged = Records(path), {}
-    for position, numbers in _all_records(dataset, folder, number).items():
-        bad = tuple(i for i in numbers if not _readable(records, folder, position, i))
+    records, damaged = Records(path, dataset), {}
+    for position in positions:
+        bad = tuple(i for i in range(_length(dataset, folder, position)) if not _readable(records, folder, position, i))
         if bad:
             damaged[position] = bad
     return damaged
@@ -136,33 +170,32 @@ def _damaged_records(path: Path, dataset: Dataset, folder: str, number: int) -> 
 def _readable(records: Records, folder: str, video: int, index: int) -> bool:
     try:
         records.check(folder, video, index)
-    except UserError:
+    except (UserError, OSError):
         return False
     return True
 
 
-def _sources(wanted: Iterable[str], dataset: Dataset, video_list: VideoList) -> list[Video]:
-    """Return the videos of these names; UserError where one is not listed or not the file that was stored."""
+def _sources(wanted: Iterable[str], dataset: Dataset, video_list: VideoList) -> tuple[list[Video], list[str]]:
+    """Return the videos of these names, and why some cannot serve: not listed, or not the file that was stored."""
     listed = {video.name: video for video in video_list.videos}
-    stored = {video.name: video for video in dataset.videos}
-    sources = []
-    for name in wanted:
-        if name not in listed:
-            raise UserError(
-                f"data.videos: {name}, whose records are damaged, is not in the list; copy its records again"
-            )
-        if listed[name].size_bytes() != stored[name].source_bytes:
-            raise UserError(
-                f"{listed[name].path}: has {listed[name].size_bytes()} bytes instead of the {stored[name].source_bytes} "
-                "that its records were made of, so they cannot be repaired from it; copy the video or the records again"
-            )
-        sources.append(listed[name])
-    return sources
+    sources, faults = [], []
+    for stored in (video for video in dataset.videos if video.name in wanted):
+        video = listed.get(stored.name)
+        if video is None:
+            faults.append(f"{stored.name} is not in the list of videos")
+        elif video.size_bytes() != stored.source_bytes:
+            size = video.size_bytes()
+            faults.append(f"{video.path} has {size} bytes, its records were made of {stored.source_bytes}")
+        else:
+            sources.append(video)
+    return sources, faults
 
 
-def _mended_records(path: Path, dataset: Dataset, damage: Damage, partial: Path) -> Iterator[bytes]:
-    records = Records(path)
-    for position in _all_records(dataset, damage.folder, damage.number):
+def _mended_records(
+    path: Path, dataset: Dataset, damage: Damage, positions: list[int], partial: Path
+) -> Iterator[bytes]:
+    records = Records(path, dataset)
+    for position in positions:
         name, length = dataset.videos[position].name, _length(dataset, damage.folder, position)
         if position in damage.videos:
             yield from shards.finished_records(partial, name, damage.folder, length)

@@ -15,9 +15,11 @@ from typing import Any
 
 import cv2
 
+from input_pipeline.quarantine import SetAside
 from input_pipeline.video_list import Video
 
-DIED = "its worker process died: a crash in the decoder, or too little memory"
+# Tried again by the next run: another machine, or a quieter one, may manage.
+DIED = SetAside("its worker process died: a crash in the decoder, or too little memory", "")
 
 Job = Callable[[Video], Any]
 

@@ -78,6 +78,7 @@ def test_dataset_json_states_what_was_done(tmp_path):
         ("b/clip3", 1, "g3", 7),
     ]
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
+        ".lock",
         "dataset.json",
         "flow",
         "quarantine.jsonl",
@@ -202,7 +203,9 @@ def test_too_many_bad_videos_stop_the_run_and_keep_the_rest(tmp_path, monkeypatc
 
 
 def test_no_usable_video_at_all_is_an_error_whatever_the_fraction(tmp_path):
-    with pytest.raises(UserError, match=r"2 of 2 videos were set aside, more than 1\.0"):
+    with pytest.raises(
+        UserError, match=r"2 of 2 videos were set aside; 2 as a: no such file; .*, mend the videos, and run"
+    ):
         run(listed(tmp_path, ["a", "b"]), tmp_path / "r", max_bad_fraction=1.0)
 
 

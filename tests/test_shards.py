@@ -3,7 +3,7 @@ import shutil
 import pytest
 from tiny_clips import SETTINGS, hashes, run, tiny_list, write_clip
 
-from input_pipeline import shards, stages
+from input_pipeline import prepare, shards, stages
 from input_pipeline.schema import UserError
 from input_pipeline.video_list import Video, VideoList
 
@@ -23,13 +23,26 @@ def test_a_name_longer_than_a_file_system_allows(tmp_path):
     shutil.rmtree(tmp_path / "r")
 
 
+def interrupt_at_merge(done, total, text):
+    if text.startswith("merging"):
+        raise KeyboardInterrupt
+
+
 def test_a_damaged_leftover_is_named_and_made_anew(tmp_path):
     videos = tiny_list(tmp_path / "v", count=2)
     partial = tmp_path / "r" / ".partial"
     partial.mkdir(parents=True)
     for video in videos.videos:
         stages.prepare_video(video, partial, SETTINGS)
-    next(partial.glob("*.rgb")).write_bytes(b"")
+    # Cut short, as a power cut leaves it: found before the merge, all of them at once.
+    for file in partial.glob("*.flow"):
+        file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(videos, tmp_path / "r", SETTINGS, interrupt_at_merge)
+    damaged = next(partial.glob("*.rgb"))
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"\xff\xd8\xff") + 200] ^= 255
+    damaged.write_bytes(content)
     with pytest.raises(UserError, match=r"\.partial: the rgb records of [ab]/clip\d are damaged; run again"):
         run(videos, tmp_path / "r")
     run(videos, tmp_path / "r")

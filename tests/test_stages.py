@@ -6,6 +6,7 @@ from tiny_clips import SETTINGS, listed, run, write_clip
 
 from input_pipeline import codecs, stages
 from input_pipeline.estimate import estimate
+from input_pipeline.quarantine import SetAside
 from input_pipeline.schema import UserError
 from input_pipeline.videos import read_video
 
@@ -45,8 +46,8 @@ def test_fingerprint_follows_what_records_depend_on(tmp_path):
 def test_a_flow_method_that_refuses_the_frames_sets_the_video_aside(tmp_path):
     video = listed(tmp_path, ["small"]).videos[0]
     write_clip(video.path, size=(16, 16))
-    reason = stages.prepare_video(video, tmp_path, dataclasses.replace(SETTINGS, short_side=8))
-    assert reason.startswith("flow.method dis fails on frames of 8x8 px (")
+    aside = stages.prepare_video(video, tmp_path, dataclasses.replace(SETTINGS, short_side=8))
+    assert aside.reason.startswith("flow.method dis fails on frames of 8x8 px (")
 
 
 def test_a_video_that_does_not_fit_is_set_aside(tmp_path, monkeypatch):
@@ -55,7 +56,7 @@ def test_a_video_that_does_not_fit_is_set_aside(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "iterate_frames", fail)
     video = listed(tmp_path, ["huge"]).videos[0]
-    assert stages.prepare_video(video, tmp_path, SETTINGS) == "too long for this machine's memory"
+    assert stages.prepare_video(video, tmp_path, SETTINGS) == SetAside("too long for this machine's memory", "")
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_flipped_bytes_are_named(copy):
     place = content.index(b"\xff\xd8\xff") + 200
     content[place] ^= 255
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"rgb-all\S+, a/long, record 0: cannot be read, prepare or copy it again"):
+    with pytest.raises(UserError, match=r"rgb-all\S+, a/long, record 0: cannot be read, run --mode=prepare --verify"):
         Records(copy).frames(0, [0])
 
 

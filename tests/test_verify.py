@@ -145,7 +145,7 @@ def test_edited_dataset_json_is_refused(made, copy):
     file = copy / "dataset.json"
     file.write_text(file.read_text().replace('"label": 0', '"label": 1', 1))
     with pytest.raises(
-        UserError, match=r"dataset\.json: its checksum does not fit its content, it was edited or damaged"
+        UserError, match=r"dataset\.json: its content does not fit its checksum, it was edited or damaged"
     ):
         check(made[1], copy)
 
@@ -156,10 +156,12 @@ def test_what_cannot_be_repaired_is_said(made, copy):
     damaged = file.read_bytes()
     videos = made[1]
     without = dataclasses.replace(videos, videos=videos.videos[1:])
-    with pytest.raises(UserError, match=r"data\.videos: a/clip0, whose records are damaged, is not in the list"):
+    with pytest.raises(UserError, match=r"r: cannot all be repaired: a/clip0 is not in the list of videos; copy the"):
         check(without, copy)
     moved = dataclasses.replace(videos.videos[0], path=made[0] / "nowhere.avi")
-    with pytest.raises(UserError, match=r"nowhere\.avi: has 0 bytes instead of the \d+ that its records were made of"):
+    with pytest.raises(
+        UserError, match=r"cannot all be repaired: .*nowhere\.avi has 0 bytes, its records were made of \d+"
+    ):
         check(dataclasses.replace(videos, videos=(moved, *videos.videos[1:])), copy)
     with pytest.raises(UserError, match=r"was prepared otherwise: flow\.method is dis there and farneback now"):
         check(videos, copy, dataclasses.replace(BACKWARD, method="farneback"))
@@ -182,7 +184,7 @@ def test_a_video_of_the_same_size_and_other_content_repairs_nothing(made, copy, 
     other.write_bytes(content + b"\0" * (size - len(content)))
     replaced = dataclasses.replace(made[1].videos[0], path=other)
     videos = dataclasses.replace(made[1], videos=(replaced, *made[1].videos[1:]))
-    with pytest.raises((UserError, OSError), match=r"cannot be repaired|is damaged at"):
+    with pytest.raises((UserError, OSError), match=r"cannot all be repaired|records of .* are damaged"):
         check(videos, copy)
     assert file.read_bytes() == damaged
 
@@ -192,7 +194,7 @@ def test_a_video_that_cannot_be_decoded_any_more_repairs_nothing(made, copy, tmp
     zeros = tmp_path / "zeros.avi"
     zeros.write_bytes(b"\0" * made[1].videos[0].path.stat().st_size)
     replaced = dataclasses.replace(made[1].videos[0], path=zeros)
-    with pytest.raises(UserError, match=r"a/clip0 cannot be repaired, cannot be opened as a video; copy its records"):
+    with pytest.raises(UserError, match=r"cannot all be repaired: a/clip0: cannot be opened as a video; copy the"):
         check(dataclasses.replace(made[1], videos=(replaced, *made[1].videos[1:])), copy)
 
 
@@ -219,3 +221,21 @@ def test_every_record_can_be_checked_alone(made, copy):
     )
     with pytest.raises(UserError, match=r"a/clip0, record 1: is 48x32 px, dataset\.json says 48x16"):
         Records(copy).check("flow", 0, 1)
+
+
+def test_what_can_be_repaired_is_even_where_another_cannot(made, copy):
+    before = hashes(copy)
+    record_file(copy, "rgb", 1).unlink()
+    flip(record_file(copy, "flow", 0))
+    videos = dataclasses.replace(made[1], videos=made[1].videos[1:])
+    with pytest.raises(UserError, match=r"cannot all be repaired: a/clip0 is not in the list of videos; copy"):
+        check(videos, copy)
+    after = hashes(copy)
+    assert {path.split("/")[0] for path in before if after.get(path) != before[path]} == {"flow"}
+
+
+def test_swapped_class_names_are_noticed(made, copy):
+    file = copy / "dataset.json"
+    file.write_text(file.read_text().replace('["left", "right"]', '["right", "left"]'))
+    with pytest.raises(UserError, match=r"dataset\.json: its content does not fit its checksum"):
+        Records(copy)

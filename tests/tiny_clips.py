@@ -45,6 +45,6 @@ def run(videos, records, settings=SETTINGS, **changes):
 
 
 def hashes(folder):
-    """SHA-256 of every file below a folder, by relative path."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """SHA-256 of every file below a folder, by relative path; the lock file, which says nothing, left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -147,7 +147,7 @@ def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path
 
 def _reason(folder: Path) -> str:
     """Return why the video was set aside; empty when it was not."""
-    return next((line["reason"] for line in read_quarantine(folder).values()), "")
+    return next((aside.reason for aside in read_quarantine(folder).values()), "")
 
 
 def _top(classes: list[str], probs: np.ndarray) -> list[dict]:
