@@ -1,5 +1,6 @@
 """Grain's worker processes: they end with their parent, pass Ctrl-C by, and leave no shared memory behind."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -87,6 +88,10 @@ def test_ctrl_c_is_answered_by_the_parent_alone(finished, tmp_path, after):
     while len(begun := children(process.pid)) < 3:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and out.endswith("stopped\n") and err == "", err
     assert wait_until_gone(begun) == []
