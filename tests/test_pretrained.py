@@ -1,4 +1,4 @@
-"""Oxford's weights as our net: its logits against PyTorch's forward of the same file, and files that are not whole."""
+"""Oxford's weights as our net: its logits against an independent forward of the same file, and files that are not whole."""
 
 import itertools
 import random
@@ -59,12 +59,17 @@ def test_the_sides_of_the_map_differ_from_one():
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_our_net_computes_what_theirs_does(net, form, tmp_path):
-    pytest.importorskip("torch", reason="PyTorch computes the same net")
     params = to_params(read_oxford(write(tmp_path / "net", net, form)))
     rgb = np.random.default_rng(5).integers(0, 256, (3, CROP, CROP, 3), dtype=np.uint8)
     wanted, found = files.forward(net, rgb), our_logits(params, rgb)
     # Float32 over eight layers, whose sums have up to 2,300 terms: measured 1e-6 of the largest.
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_pytorch_computes_it_too(net):
+    pytest.importorskip("torch", reason="PyTorch computes the same net")
+    rgb = np.random.default_rng(6).integers(0, 256, (2, CROP, CROP, 3), dtype=np.uint8)
+    np.testing.assert_allclose(files.forward_in_torch(net, rgb), files.forward(net, rgb), rtol=1e-9)
 
 
 def test_each_of_the_conversions_matters(net, tmp_path):
