@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
             "split_file": "",  # csv, jpeg_folders: file with columns path, label, split (or split1, split2, ...) and group
             "group_column": "group",  # csv: column whose values name the source of a clip; absent: each clip its own
             "classes": (),  # keep only these classes, by name; () keeps all
+            "motions": ("swing", "bob", "slant"),  # synthetic: of swing, bob, slant, drift, loop, shake
+            "camera_pan_px": 0.0,  # synthetic: px per frame, at most, by which each video's picture moves on in x and in y
             "allow_missing": False,  # go on when listed videos are absent
             "records": "",  # folder that prepare writes and the other modes read
             "short_side": 256,  # px of the smallest side as stored; jpeg_folders are taken over at the size they have
@@ -46,7 +48,11 @@ def get_config() -> ConfigDict:
     config.input = ConfigDict(
         {
             "streams": ("flow",),  # ('rgb',) or ('flow',)
+            "clip_frames": 1,  # T, consecutive frames a sample; above 1 for slow_fusion only (11 in 2014, Sect. 6)
             "stack": 10,  # L, fields a stack (2014 eq. 1)
+            "stacking": "flow",  # flow: at the same pixel in each field (eq. 1) | trajectory: along its path (eq. 2)
+            # L/2 forward fields after the anchor frame and L/2 backward ones before it; L even; needs flow.backward=True
+            "bidirectional": False,
             "flow_offset": 0,  # offset of the stack's first field from its anchor frame; 0 in 2014, -L/2 centres it
             "mean_subtraction": True,  # subtract each whole field's mean vector (2014 Sect. 3.1)
             "crop": 224,  # px of the square crop
@@ -57,7 +63,7 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            "name": "cnn_m_temporal",  # cnn_m_spatial | cnn_m_temporal
+            "name": "cnn_m_temporal",  # cnn_m_spatial | cnn_m_temporal | slow_fusion
             "width": 1.0,  # multiplier of every layer's channels
             "dropout": 0.9,  # share of full6 and full7 that is dropped
             "init": "he",  # he: variance-scaled; caffe: Gaussian(0, 0.01), which wants inputs of +-120
@@ -103,6 +109,16 @@ def get_config() -> ConfigDict:
             "checkpoint": "last",  # last | best | a step's number
             "validation_frames": 5,  # positions a validation video, centre crop, when a checkpoint is rated
             "batch_size": 25,  # stacks a batch, before the crops; rounded up to divide over the devices
+        }
+    )
+    config.table = ConfigDict(
+        {
+            "scale": "full",  # full: the paper's sizes and schedules | tiny: twostream_jax/drivers/toy_size.py
+            "seeds": 1,  # runs of each net, with seeds `seed`, `seed` + 1, ...
+            "hmdb51": "",  # config file of the data set in HMDB-51's place; `data` is the one in UCF-101's
+            # What stands for ImageNet: weights for init.from (.caffemodel, .mat, a run's folder), or the config file of
+            # a spatial net that the table trains first
+            "imagenet": "",
         }
     )
     config.lock()  # a mistyped key in an experiment's file raises

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from input_pipeline.schema import UserError, first_line
 from input_pipeline.shards import write_atomically
+from input_pipeline.still_images import StillImage
 from input_pipeline.video_list import Video
 
 QUARANTINE_FILE = "quarantine.jsonl"
@@ -44,7 +45,7 @@ def content_of(video: Video) -> str:
     """
     if not video.exists():
         return ""
-    if video.source:
+    if video.source and not isinstance(video.source, StillImage):
         return f"bytes:{video.size_bytes()}"
     try:
         with video.path.open("rb") as stream:

@@ -30,15 +30,22 @@ class VideoTable:
         return cls(positions, *(np.asarray(column, np.int64) for column in columns))
 
 
-def anchor_span(streams, stack: int, flow_offset: int) -> tuple[int, int]:
+def anchor_span(
+    streams, stack: int, flow_offset: int, bidirectional: bool = False, clip_frames: int = 1
+) -> tuple[int, int]:
     """Return (before, after): how many frames a sample needs before and after its anchor.
 
     Without flow a frame stands for itself: (0, 0). A stack of L fields at offsets o .. o + L - 1 needs frames
-    o .. o + L: (max(0, -o), max(0, o + L)). 2014 (eq. 1) has o = 0, so (0, L).
+    o .. o + L: (max(0, -o), max(0, o + L)). 2014 (eq. 1) has o = 0, so (0, L). Both directions reach L/2 frames each way
+    (Sect. 3.1: "between frames t and t + L/2" and "between frames t - L/2 and t"). A clip of T frames begins at its
+    anchor and adds T - 1 after it.
     """
-    if "flow" not in streams:
-        return 0, 0
-    return max(0, -flow_offset), max(0, flow_offset + stack)
+    before, after = 0, 0
+    if "flow" in streams:
+        before, after = max(0, -flow_offset), max(0, flow_offset + stack)
+        if bidirectional:
+            before = after = stack // 2
+    return before, after + clip_frames - 1
 
 
 def num_anchors(num_frames, before: int, after: int):
@@ -70,6 +77,19 @@ def field_indices(anchor: int, num_frames: int, stack: int, flow_offset: int) ->
     return np.clip(anchor + flow_offset + np.arange(stack, dtype=np.int64), 0, num_frames - 2)
 
 
+def backward_indices(anchor: int, num_frames: int, count: int) -> np.ndarray:
+    """Return the stored backward fields of frames anchor, anchor - 1, ..., int64 [count], clamped to 0 .. F - 2.
+
+    The field of frame t points to frame t - 1; it is stored as number t - 1.
+    """
+    return np.clip(anchor - 1 - np.arange(count, dtype=np.int64), 0, num_frames - 2)
+
+
+def frame_indices(anchor: int, num_frames: int, clip_frames: int) -> np.ndarray:
+    """Return the frames of one clip, int64 [T], from the anchor on; those that a short video lacks are its last."""
+    return np.clip(anchor + np.arange(clip_frames, dtype=np.int64), 0, num_frames - 1)
+
+
 def train_indices(
     rng: np.random.Generator, table: VideoTable, batch_size: int, *, before: int, after: int, crop: int, flip: bool
 ) -> dict[str, np.ndarray]:
@@ -97,6 +117,7 @@ def train_indices(
         "anchor": anchor,
         "y": y,
         "x": x,
+        "crop": np.full(batch_size, crop, np.int64),
         "flip": mirrored & flip,
         "lighting": lighting,
     }

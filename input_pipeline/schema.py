@@ -17,6 +17,9 @@ A batch is a dict of NumPy arrays, all of whose first axis is the sample B. It s
 | `weight`    | [B]                | float32 | 1 for a sample, 0 for padding                                           |
 
 A batch holds `rgb`, or `flow` with `mean` and `bound`, or both, by the streams of the net. T is 1 for single-frame nets.
+The L fields of a bi-directional stack are L/2 forward ones, of frames t, t + 1, ..., then L/2 backward ones, of frames t,
+t - 1, ..., each pointing to the frame before it. The window of a training sample is its crop, or the whole frame where
+trajectories are followed out of the crop.
 """
 
 from __future__ import annotations

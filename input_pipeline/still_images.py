@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from input_pipeline.codecs import claimed_size
 from input_pipeline.schema import UserError
-from input_pipeline.videos import MAX_SIDE_PX, quiet_opencv, stored_size, to_stored
+from input_pipeline.videos import MAX_FRAME_PX, MAX_SIDE_PX, quiet_opencv, stored_size, to_stored
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 
@@ -51,6 +52,9 @@ def stored_pictures(contents: list[bytes], short_side: int, where: str) -> Itera
     """
     size = None
     for number, content in enumerate(contents):
+        height, width = claimed_size(content)
+        if height * width > MAX_FRAME_PX:
+            raise UserError(f"{where}: claims {width}x{height} px, more than {MAX_FRAME_PX:,} px")
         frame = _decode(content)
         if frame is None:
             which = f"picture {number} of {len(contents)}" if len(contents) > 1 else "the picture"

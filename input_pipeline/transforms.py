@@ -11,22 +11,26 @@ from input_pipeline import sampling
 
 @dataclass(frozen=True)
 class Window:
-    """What of a sample is read: the streams, the fields around the anchor, and the window's size in px."""
+    """What of a sample is read: the streams, the frames and fields around the anchor, and the window's size in px."""
 
     streams: tuple[str, ...]
     stack: int
     flow_offset: int
     height: int
     width: int
+    bidirectional: bool = False  # half of the stack's fields are forward ones from the anchor, half backward ones
+    clip_frames: int = 1
+    whole: bool = False  # training: whole frames are read, as for testing, and the crop box lies within
 
 
 def _empty_batch(window: Window, n: int) -> dict[str, np.ndarray]:
     batch = {"size": np.zeros((n, 2), np.int32)}
+    time, stack = window.clip_frames, window.stack
     if "rgb" in window.streams:
-        batch["rgb"] = np.zeros((n, 1, window.height, window.width, 3), np.uint8)
+        batch["rgb"] = np.zeros((n, time, window.height, window.width, 3), np.uint8)
     if "flow" in window.streams:
-        batch["flow"] = np.zeros((n, 1, window.stack, 2, window.height, window.width), np.uint8)
-        batch["mean"] = np.zeros((n, 1, window.stack, 2), np.float32)
+        batch["flow"] = np.zeros((n, time, stack, 2, window.height, window.width), np.uint8)
+        batch["mean"] = np.zeros((n, time, stack, 2), np.float32)
         batch["bound"] = np.zeros(n, np.float32)
     return batch
 
@@ -46,28 +50,49 @@ def read_windows(records, videos, anchors, ys, xs, window: Window) -> dict[str, 
     """
     batch = _empty_batch(window, len(videos))
     for b, (video, anchor, y, x) in enumerate(zip(videos, anchors, ys, xs, strict=True)):
-        video, anchor = int(video), int(anchor)
+        video, corner = int(video), (y, x)
         stored = records.videos[video]
+        indices = sampling.frame_indices(int(anchor), stored.frames, window.clip_frames)
         if "rgb" in window.streams:
-            (jpeg,) = records.frame_jpegs(video, [anchor])
-            frame = records.frame(jpeg, video, anchor)
-            batch["size"][b] = _place(batch["rgb"][b, 0], frame, y, x)
+            for jpeg, i, target in zip(records.frame_jpegs(video, indices), indices, batch["rgb"][b], strict=True):
+                batch["size"][b] = _place(target, records.frame(jpeg, video, int(i)), *corner)
         if "flow" in window.streams:
-            indices = sampling.field_indices(anchor, stored.frames, window.stack, window.flow_offset)
             batch["bound"][b] = stored.bound_px
-            for k, (*jpegs, mean) in enumerate(records.field_jpegs(video, indices)):
-                for plane, jpeg in zip(batch["flow"][b, 0, k], jpegs, strict=True):
-                    levels = records.plane(jpeg, video, int(indices[k]))
-                    batch["size"][b] = _place(plane, levels, y, x)
-                batch["mean"][b, 0, k] = mean
+            for i, levels, means in zip(indices, batch["flow"][b], batch["mean"][b], strict=True):
+                batch["size"][b] = _read_stack(records, video, int(i), corner, window, levels, means)
     return batch
 
 
+def _read_stack(records, video: int, anchor: int, corner, window: Window, levels, means) -> tuple[int, int]:
+    """Fill in levels [L, 2, h, w] and means [L, 2] of one stack; return the height and width that were there."""
+    frames = records.videos[video].frames
+    if not window.bidirectional:
+        indices = sampling.field_indices(anchor, frames, window.stack, window.flow_offset)
+        return _read_fields(records, video, indices, False, corner, levels, means)
+    half = window.stack // 2
+    forward = sampling.field_indices(anchor, frames, half, 0)
+    backward = sampling.backward_indices(anchor, frames, half)
+    _read_fields(records, video, forward, False, corner, levels[:half], means[:half])
+    return _read_fields(records, video, backward, True, corner, levels[half:], means[half:])
+
+
+def _read_fields(records, video: int, indices, backward: bool, corner, levels, means) -> tuple[int, int]:
+    folder = "flow_backward" if backward else "flow"
+    size = (0, 0)
+    for k, (*jpegs, mean) in enumerate(records.field_jpegs(video, indices, backward)):
+        for target, jpeg in zip(levels[k], jpegs, strict=True):
+            size = _place(target, records.plane(jpeg, video, int(indices[k]), folder), *corner)
+        means[k] = mean
+    return size
+
+
 def train_batch(records, draws: dict[str, np.ndarray], window: Window) -> dict[str, np.ndarray]:
-    """Return the training batch of these draws (`sampling.train_indices`); the window read is the crop itself."""
-    batch = read_windows(records, draws["video"], draws["anchor"], draws["y"], draws["x"], window)
-    n = len(draws["video"])
-    batch["crop"] = np.tile(np.asarray([0, 0, window.height, window.width], np.int32), (n, 1))
+    """Return the training batch of these draws (`sampling.train_indices`); the window is the crop, or the whole frame."""
+    corners = np.stack([draws["y"], draws["x"]], axis=1)
+    origins = np.zeros_like(corners) if window.whole else corners
+    batch = read_windows(records, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window)
+    n, side = len(corners), draws["crop"][:, None]
+    batch["crop"] = np.concatenate([corners - origins, side, side], axis=1).astype(np.int32)
     batch["flip"] = draws["flip"]
     if "rgb" in window.streams:
         batch["lighting"] = draws["lighting"]

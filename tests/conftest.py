@@ -20,6 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_addoption(parser):
     """Add the options of the tests whose full number takes long."""
     parser.addoption("--kills", type=int, default=3, help="how often the kill tests kill; 30 takes minutes")
+    parser.addoption("--all_inputs", action="store_true", help="train and score every kind of input, not one of a kind")
     parser.addoption("--mutations", type=int, default=500, help="damaged inputs that test_mutations.py reads")
 
 

@@ -237,7 +237,7 @@ def test_a_crop_that_leaves_no_map_is_refused(crop):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "cnn_x"}, r"model\.name is 'cnn_x': choose one of cnn_m_spatial, cnn_m_temporal"),
+        ({"name": "cnn_x"}, r"model\.name is 'cnn_x': choose one of cnn_m_spatial, cnn_m_temporal, slow_fusion"),
         ({"init": "xavier"}, r"model\.init is 'xavier': choose one of he, caffe"),
         ({"width": 0.0}, r"model\.width is 0\.0"),
         ({"dropout": 1.0}, r"model\.dropout is 1\.0"),

@@ -1,5 +1,6 @@
 """The Grain chain: contents against records read one by one; the same batches however they are read."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -50,6 +51,25 @@ def test_a_batch_is_the_stored_fields_of_its_draws(setup):
     assert set(batch["size"].ravel()) == {41} and batch["crop"].tolist() == [[0, 0, 41, 41]] * 16
 
 
+def test_whole_fields_carry_the_crop_box(setup):
+    """For trajectories: the box of a whole window is where the crop's own window lies."""
+    draws = sampling.train_indices(
+        np.random.default_rng(0), setup.table("train"), 16, before=0, after=3, crop=41, flip=True
+    )
+    crop = transforms.Window(("rgb", "flow"), 3, 0, 41, 41)
+    # Larger than any of these videos, as where another one of the data set is.
+    whole = dataclasses.replace(crop, height=50, width=64, whole=True)
+    cut, full = (transforms.train_batch(setup.records, draws, window) for window in (crop, whole))
+    assert full["flow"].shape == (16, 1, 3, 2, 50, 64) and full["size"].tolist() == [[48, 60]] * 16
+    assert np.array_equal(full["crop"], np.stack([draws["y"], draws["x"], draws["crop"], draws["crop"]], axis=1))
+    assert np.array_equal(cut["crop"], np.tile([0, 0, 41, 41], (16, 1)))
+    assert not full["flow"][..., 48:, :].any() and not full["flow"][..., 60:].any()
+    for b, (y, x, h, w) in enumerate(full["crop"]):
+        assert np.array_equal(full["flow"][b, ..., y : y + h, x : x + w], cut["flow"][b])
+        assert np.array_equal(full["rgb"][b, :, y : y + h, x : x + w], cut["rgb"][b])
+    assert all(np.array_equal(full[key], cut[key]) for key in cut if key not in ("rgb", "flow", "size", "crop"))
+
+
 def test_batches_do_not_hang_on_where_reading_starts(setup):
     """Nor on threads, processes and devices: test_order.py."""
     whole = batches(setup, num_threads=1)
@@ -61,7 +81,7 @@ def test_batches_do_not_hang_on_where_reading_starts(setup):
 def test_a_damaged_jpeg_is_named(setup, monkeypatch):
     whole = setup.records.field_jpegs
     monkeypatch.setattr(
-        setup.records, "field_jpegs", lambda video, i: [(x[:40], y, mean) for x, y, mean in whole(video, i)]
+        setup.records, "field_jpegs", lambda *which: [(x[:40], y, mean) for x, y, mean in whole(*which)]
     )
     with pytest.raises(UserError, match=r"flow-all.array_record-00000-of-00001, .*, record \d+: "):
         batches(setup, steps=1)

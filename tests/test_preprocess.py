@@ -132,23 +132,25 @@ def test_one_crop_is_the_centre_of_the_ten():
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_sharded_batch_is_prepared_without_communication(mode):
+@pytest.mark.parametrize("stacking", ["flow", "trajectory"])
+def test_a_sharded_batch_is_prepared_without_communication(mode, stacking):
     """Each device prepares its own rows: a gather over the whole batch would undo the sharding of the input."""
-    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",), devices=jax.devices()[:8], axis_types=(AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    batch = random_batch((11, 12), 8)
+    batch = random_batch((11, 12), 8, batch=8, stack=4)
+    options = {"mean_subtraction": True, "stacking": stacking, "bidirectional": stacking == "trajectory"}
 
     def prepare(batch):
         if mode == "train":
-            return train_inputs(batch, mean_subtraction=True, crop=8, lighting_std=0.1)
-        return eval_inputs(batch, mean_subtraction=True, crop=8, crops=10)
+            return train_inputs(batch, crop=8, lighting_std=0.1, **options)
+        return eval_inputs(batch, crop=8, crops=10, **options)
 
     compiled = jax.jit(prepare, in_shardings=rows).lower(batch).compile()
     program = compiled.as_text()
     assert not any(name in program for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
     sharded, single = compiled(jax.device_put(batch, rows)), jax.jit(prepare)(batch)
     for stream in ("rgb", "flow"):
-        assert len(sharded[stream].sharding.device_set) == 4
+        assert len(sharded[stream].sharding.device_set) == 8
         np.testing.assert_array_equal(sharded[stream], single[stream])
 
 

@@ -285,6 +285,7 @@ def test_every_bar_and_a_single_point_can_be_seen(tmp_path, monkeypatch):
     pictures.training_curves(tmp_path / "t.png", {"spatial": [{"step": 6, "loss": 1.0, "clip_accuracy": 0.5}]})
     for axes in figures[1].axes:
         assert axes.lines[-1].get_marker() == "o"
+    assert figures[1].axes[0].get_ylim() == pytest.approx((0, 1.05))  # the point is not cut by the frame
     assert figures[1].axes[1].get_ylabel() == "clip accuracy on training batches"
     pictures.confusion_matrix(tmp_path / "c.png", wrong)
     assert figures[2].axes[0].get_title(loc="left").startswith("toy split 2 test, 25x10\n0.0 % (0/2)  95 %: [0.0, ")

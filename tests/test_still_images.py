@@ -166,3 +166,13 @@ def test_nothing_is_written_outside_the_records_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["around", "clip.avi"]
     kept = {name.split("/")[1] for name in after if name.startswith("records/")}
     assert kept == {"dataset.json", "quarantine.jsonl", "rgb", "flow"}
+
+
+def test_a_header_that_claims_an_enormous_picture_is_not_believed(tmp_path):
+    content = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1]
+    content = bytearray(content.tobytes())
+    place = content.index(b"\xff\xc0")
+    content[place + 5 : place + 9] = (30_000).to_bytes(2, "big") * 2
+    (tmp_path / "big.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"big\.jpg: claims 30000x30000 px, more than 35,651,584 px"):
+        list(StillImage(tmp_path / "big.jpg").frames(64))

@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from input_pipeline.schema import UserError
-from twostream_jax import cli, cli_config
+from twostream_jax import cli, cli_config, validate
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_wrong_value_is_named(tmp_path, stored, section, key, value, said):
         ('{"train": 3}', "no key data"),
         ('{"seed": 0, "extra": 1}', 'unknown key "extra"'),
         ('{"seed": 0, "data": null}', "data is null, must be a section of keys"),
-        ('{"seed": 0, "data": {}}', "no key data.allow_missing"),
+        ('{"seed": 0, "data": {}}', "no key eval"),
     ],
 )
 def test_what_is_no_config_is_named(tmp_path, content, said):
@@ -110,3 +110,21 @@ def test_the_command_line_says_it_too(tmp_path, stored, capsys):
         cli.main([f"--workdir={tmp_path}"])
     err = capsys.readouterr().err
     assert stopped.value.code == 2 and err.count("\n") == 1 and "config.json: not a stored config (train.steps" in err
+
+
+def test_keys_that_an_older_version_did_not_have_are_at_their_defaults(tmp_path, capsys):
+    stored = base.get_config().to_dict()
+    stored["train"]["steps"] = 7
+    del stored["data"]["frames"], stored["eval"]["crops"]
+    config = load(tmp_path, json.dumps(stored))
+    assert (config.train.steps, config.data.frames, config.eval.crops) == (7, "", 10)
+    lines = capsys.readouterr().err
+    assert lines.endswith("config.json lacks data.frames, eval.crops, as of an older version; the defaults hold\n")
+    # A checkpoint of that version goes on, unless a new key is set otherwise than it was.
+    now = base.get_config().to_dict()
+    now["train"]["steps"] = 7
+    assert validate.check_resume(stored, now, tmp_path) == []
+    now["input"]["flip"] = False
+    del stored["input"]["flip"]
+    with pytest.raises(UserError, match=r"input\.flip was True, is False"):
+        validate.check_resume(stored, now, tmp_path)

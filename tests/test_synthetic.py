@@ -219,3 +219,103 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"^data\.videos=.*: holds other files; name an empty folder for the synthetic"):
         synthetic.render(tmp_path, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.avi"]
+
+
+LONG = synthetic.LONG_MOTIONS
+# (frame, y, x, channel) of a video of the embedded set, and the values that were there before there were variants.
+SAMPLED = ((0, 0, 0, 0), (0, 32, 40, 1), (11, 20, 33, 2), (11, 63, 79, 1), (23, 40, 44, 0), (23, 5, 70, 2))
+PIXELS = [118, 154, 107, 101, 61, 104]
+
+
+def long_tracks(motion: str, draws: int, num_frames: int) -> np.ndarray:
+    """Return tracks [draws, num_frames, 2] in px from the box's centre."""
+    rng = np.random.default_rng(7)
+    return np.stack([synthetic.long_positions(rng, motion, (0.0, 0.0), num_frames) for _ in range(draws)])
+
+
+@pytest.mark.parametrize("motion", LONG)
+def test_one_step_of_a_long_motion_tells_nothing(motion):
+    """Away from walls and turning points a step has a uniform direction and the speed that all motions have."""
+    tracks = long_tracks(motion, 3000, 12)
+    assert np.abs(tracks).max() <= synthetic.HALF_BOX_PX + 1e-9
+    steps = np.diff(tracks, axis=1)[:, 4]
+    speed = np.hypot(*steps.T)
+    whole = speed > 2.45  # 2.5 px of arc on a circle of 8 px is a chord of 2.49
+    assert whole.mean() > 0.4 and speed.max() <= 3.5 + 1e-9
+    angle = np.arctan2(*steps[whole].T[::-1])
+    for harmonic in (1, 2):
+        # The mean of n unit vectors of uniform direction has length 1 / sqrt(n); four times that is rarer than 1e-6.
+        assert abs(np.exp(1j * harmonic * angle).mean()) < 4 / np.sqrt(whole.sum())
+
+
+def test_ten_steps_of_a_long_motion_tell_it():
+    tracks = {motion: long_tracks(motion, 200, 11) for motion in LONG}
+    turns = {}
+    for motion, track in tracks.items():
+        steps = np.diff(track, axis=1)
+        one, other = steps[:, :-1], steps[:, 1:]
+        cross = one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
+        turns[motion] = (cross, (one * other).sum(axis=-1))
+    # A loop turns the same way at every step, by speed / radius: 0.31 to 0.44.
+    angles = np.abs(np.arctan2(*turns["loop"]))
+    assert angles.min() > 0.3 and angles.max() < 0.45
+    assert (np.ptp(np.sign(turns["loop"][0]), axis=1) == 0).all()
+    # A shake never leaves its line and turns back at least twice in ten steps.
+    assert np.abs(turns["shake"][0]).max() < 1e-9
+    assert ((np.diff(np.sign((np.diff(tracks["shake"], axis=1))[..., 0]), axis=1) != 0).sum(axis=1) >= 2).all()
+    # A drift goes straight on for most of its steps.
+    assert np.median(np.abs(turns["drift"][0])) < 1e-9
+
+
+def test_the_camera_pans_each_video_by_a_velocity_of_its_own(tmp_path):
+    settings = {"seed": 0, "videos_per_class": (1, 1), "num_frames": 6, "motions": ("swing", "loop")}
+    still = synthetic.render(tmp_path / "still", **settings)
+    listing = synthetic.render(tmp_path / "pan", **settings, camera_pan_px=4.0)
+    rows = list(csv.DictReader(listing.open()))
+    assert {row["label"] for row in rows} == {f"{c}-{m}" for c in synthetic.COLOURS for m in ("swing", "loop")}
+    pans = []
+    for row in rows:
+        flow = np.median(own_flow(read(listing.parent / row["path"])), axis=(1, 2))  # [F - 1, 2], of the background
+        assert np.abs(flow).max() < 4.3 and np.ptp(flow, axis=0).max() < 0.5  # constant in time
+        pans.append(flow.mean(axis=0))
+        standing = np.median(own_flow(read(still.parent / row["path"])), axis=(1, 2))
+        assert np.abs(standing).max() < 0.2
+    assert np.std(pans, axis=0).min() > 1.0  # uniform within +-4 px has 2.3
+
+
+def own_flow(frames: np.ndarray) -> np.ndarray:
+    """Return DIS flow [F - 1, H, W, 2] of one video, means kept."""
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+    return np.stack([dis.calc(one, other, None) for one, other in itertools.pairwise(grey)])
+
+
+def test_a_pan_moves_whole_pixels_round_and_fractions_between():
+    picture = np.arange(24, dtype=float).reshape(4, 6, 1)
+    assert np.array_equal(synthetic._panned(picture, np.array([2.0, -1.0])), np.roll(picture, (-1, 2), axis=(0, 1)))
+    halfway = synthetic._panned(picture, np.array([0.5, 0.0]))
+    assert np.allclose(halfway, (picture + np.roll(picture, 1, axis=1)) / 2)
+
+
+def test_the_embedded_set_is_what_it_was():
+    """Pixels before MJPG of one video, which the demo's numbers in README.md hang on."""
+    scene = synthetic._scene(np.random.default_rng([0, 0]), (64, 80))
+    frames = synthetic._frames(np.random.default_rng([0, 0, 4]), scene, "green-bob", 24)
+    again = synthetic._frames(np.random.default_rng([0, 0, 4]), scene, "green-bob", 24, 0.0)
+    assert np.array_equal(frames, again)
+    assert [int(frames[f][y, x, c]) for f, y, x, c in SAMPLED] == PIXELS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"motions": ("swing", "fly")}, r"data\.motions=swing,fly: choose of swing, bob, slant, drift"),
+        ({"motions": ()}, r"data\.motions=: choose of"),
+        ({"motions": ("bob", "bob")}, r"data\.motions=bob,bob: choose of .* each once"),
+        ({"camera_pan_px": -1.0}, r"data\.camera_pan_px=-1.0: must be px per frame, at least 0"),
+    ],
+)
+def test_unknown_variants_are_refused(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        synthetic.render(tmp_path, seed=0, **change)
+    assert not list(tmp_path.iterdir())

@@ -23,10 +23,10 @@ from twostream_jax import mesh as meshes
 from twostream_jax.disk_errors import as_os_error, cause, leave_out_orbax, unfinished_tasks_hidden, why
 from twostream_jax.files import cannot_write
 
-# Key of the accuracy that orders checkpoints: that of clips of the validation groups.
+# Key of the accuracy that orders checkpoints: that of whole videos of the validation groups, centre crop.
 BEST = "validation_accuracy"
 
-# What orbax adds to the name of a folder that it is still writing; it removes such folders when a run starts.
+# What orbax adds to the name of a folder that it is still writing.
 UNFINISHED = ".orbax-checkpoint-tmp"
 
 
@@ -41,9 +41,9 @@ class Damaged(UserError):
 class Checkpoints:
     """The checkpoints of one run, in `<workdir>/checkpoints`: the latest two and the best on the validation groups.
 
-    Saving is asynchronous; `wait`, `close` and leaving the `with` block wait for what is under way. A save cut off by a
-    crash leaves a folder with a temporary name, which is never read. What is read is compared with checksums that were
-    taken of the arrays in memory before they were saved: orbax does not notice bits that changed on the disk.
+    Saving is asynchronous; `wait`, `close` and leaving the `with` block wait for it. A save cut off by a crash leaves a
+    folder with a temporary name, which is never read. What is read is compared with checksums taken of the arrays in
+    memory before they were saved: orbax does not notice bits that changed on the disk.
     """
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
@@ -51,17 +51,16 @@ class Checkpoints:
         if read_only and not self.folder.is_dir():
             raise UserError(f"--workdir={workdir}: holds no checkpoints; train there first, or name another workdir")
         self._read_only, self._saving, self._failed = read_only, None, False
-        # The accuracy of each intact step, None where no video was held out. Orbax's own metrics stand in a file that,
-        # once damaged, keeps it from opening any step.
+        # Of each intact step, None without validation; orbax's own metrics, once damaged, keep all steps shut.
         self._accuracy: dict[int, float | None] = {}
         leave_out_orbax()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left in () if read_only or jax.process_index() else self.folder.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(left)
+            keep_all = ocp.training.preservation_policies.PreserveAll()
             self._checkpointer = ocp.training.Checkpointer(
-                self.folder,
-                context=_context(),
-                preservation_policy=ocp.training.preservation_policies.PreserveAll(),
-                cleanup_tmp_directories=not read_only,
+                self.folder, context=_context(), preservation_policy=keep_all
             )
         except OSError as error:
             raise cannot_write(self.folder, error) from error
@@ -193,7 +192,7 @@ class Checkpoints:
         for keys, leaf in jax.tree_util.tree_leaves_with_path(wanted):
             found = stored.get(_path(keys))
             if found is None:
-                raise self._damaged(step, f"it lacks {_path(keys)}")
+                raise self._damaged(step, f"its state holds no {_path(keys)}")
             ours, theirs = (f"{array.dtype}{list(array.shape)}" for array in (leaf, found))
             if ours != theirs:
                 raise UserError(
@@ -214,11 +213,9 @@ class Checkpoints:
             try:
                 return load()
             except Exception as error:
-                bottom = cause(error, handled)
-                if isinstance(bottom, MemoryError | jax.errors.JaxRuntimeError):
+                if isinstance(cause(error, handled), MemoryError | jax.errors.JaxRuntimeError):
                     raise  # says nothing of what lies on the disk
-                reason = f"its {item} cannot be read: {why(bottom)}"
-                del bottom
+                reason = f"its {item} cannot be read: {why(cause(error, handled))}"
             gc.collect()
         # Raised out here so that it holds on to none of orbax's objects.
         raise self._damaged(step, reason)

@@ -20,6 +20,7 @@ MODES = {
     "train": ("coordinator", "num_processes", "process_id"),
     "eval": ("coordinator", "num_processes", "process_id"),
     "fuse": ("scores", "train_scores"),
+    "table": ("table",),
     "predict": ("video", "runs"),
     "inspect": ("json", "filters"),
 }
@@ -28,7 +29,8 @@ USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DI
 
   modes: demo (default without --config), train (default with it, or with the --workdir of a run),
          prepare [--dry_run | --verify], eval,
-         fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], predict --video=FILE [--runs=DIR,DIR],
+         fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], table --table=2014-1b,
+         predict --video=FILE [--runs=DIR,DIR],
          inspect [--json] [--filters=FILE.png]
   several processes: --coordinator=HOST:PORT --num_processes=N --process_id=I
   README.md shows each at work; configs/base.py lists every key with its unit."""
@@ -65,6 +67,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_boolean("verify", False, "prepare: check the records and repair them", flag_values=values)
     flags.DEFINE_list("scores", [], "fuse: score files of the streams", flag_values=values)
     flags.DEFINE_list("train_scores", [], "fuse: score files of the training videos", flag_values=values)
+    flags.DEFINE_string("table", "", "table: which of the paper's", flag_values=values)
     flags.DEFINE_string("video", "", "predict: the video file", flag_values=values)
     flags.DEFINE_list("runs", [], "predict: workdirs", flag_values=values)
     flags.DEFINE_boolean("json", False, "inspect: print JSON", flag_values=values)
@@ -100,6 +103,7 @@ def _run(arguments: list[str]) -> None:
         "train": _train,
         "eval": _eval,
         "fuse": _fuse,
+        "table": _table,
         "predict": _predict,
         "inspect": _inspect,
     }[mode](values, rest)
@@ -174,6 +178,29 @@ def _fuse(values, rest) -> None:
     if not train_paths:
         print("no SVM: it needs --train_scores, made with --mode=eval --config.eval.subset=train")
     print(f"written to {workdir}")
+
+
+def _table(values, rest) -> None:
+    from twostream_jax.drivers.table import table
+
+    config, name = cli_config.load(values.config or "configs/table.py", rest)
+    tiny = config.table.scale == "tiny"
+    if tiny and not values.config:
+        config, name = cli_config.load("configs/table_tiny.py", rest)
+    configs = {"ucf101": config}
+    for place in ("hmdb51", "imagenet"):
+        path = config.table[place]
+        if path and (place == "hmdb51" or path.endswith(".py")):
+            configs[place] = _place_config(place, path)
+    folder = name if name.startswith("table") else f"table_{name}_tiny" if tiny else f"table_{name}"
+    table(values.table, configs, Path(values.workdir or f"runs/{folder}"))
+
+
+def _place_config(place: str, path: str):
+    try:
+        return cli_config.load(path, [])[0]
+    except UserError as error:
+        raise UserError(f"table.{place}: {error}") from error
 
 
 def _predict(values, rest) -> None:

@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from configs import base
 from input_pipeline.schema import UserError, first_line
 
 STREAM_FOLDERS = ("spatial", "temporal")
+# Of the config of every version.
+SECTIONS = ("data", "flow", "input", "model", "optim", "train", "eval")
 
 
 def load(path: str, overrides: list[str]) -> tuple[ConfigDict, str]:
@@ -60,23 +63,32 @@ def load_stored(workdir: Path, overrides: list[str]) -> ConfigDict:
         raise UserError(f"{path}: not a stored config ({first_line(error)}); train there again") from error
     config = base.get_config()
     with config.ignore_type():
-        _fill(config, stored, "", path)
+        lacking = _fill(config, stored, "", path)
+    if lacking:
+        print(f"note: {path} lacks {', '.join(lacking)}, as of an older version; the defaults hold", file=sys.stderr)
     return apply_overrides(config, overrides)
 
 
-def _fill(section: ConfigDict, stored, prefix: str, path: Path) -> None:
-    """Set every key of a section of `base` to what is stored of it."""
+def _fill(section: ConfigDict, stored, prefix: str, path: Path) -> list[str]:
+    """Set every key of a section of `base` to what is stored of it; return those that are not stored.
+
+    A version of the program may add keys and sections; without the sections that every version has, it is no config.
+    """
     if not isinstance(stored, dict):
         raise _unfit(path, f"{prefix.rstrip('.') or 'it'} is {_shown(stored)}, must be a section of keys")
     unknown = [key for key in stored if key not in section]
     if unknown:
         raise _unfit(path, f"unknown key {_shown(prefix + unknown[0])}")
+    lacking = []
     for key in section:
         name = prefix + key
         if key not in stored:
-            raise _unfit(path, f"no key {name}")
+            if name in SECTIONS:
+                raise _unfit(path, f"no key {name}")
+            lacking.append(name)
+            continue
         if isinstance(section[key], ConfigDict):
-            _fill(section[key], stored[key], f"{name}.", path)
+            lacking += _fill(section[key], stored[key], f"{name}.", path)
             continue
         kind, fits = _kind(section[key], key)
         if not fits(stored[key]):
@@ -87,6 +99,7 @@ def _fill(section: ConfigDict, stored, prefix: str, path: Path) -> None:
         elif isinstance(section[key], float) and isinstance(value, int):
             value = float(value)
         section[key] = value
+    return lacking
 
 
 def _kind(default, key: str) -> tuple[str, Callable[[Any], bool]]:

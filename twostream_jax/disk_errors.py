@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 
 from input_pipeline.schema import first_line
@@ -60,7 +61,9 @@ def unfinished_tasks_hidden() -> Iterator[None]:
     try:
         sys.unraisablehook = lambda _: None
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "coroutine was never awaited"
+            yield
     finally:
         sys.unraisablehook = hook
         logging.getLogger("asyncio").setLevel(level)

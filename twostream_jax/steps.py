@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,10 @@ class Inputs:
     """How a uint8 batch becomes the net's input (the config's `input` section, the part that the device needs)."""
 
     streams: tuple[str, ...]
+    clip_frames: int
     stack: int
+    stacking: str  # flow | trajectory
+    bidirectional: bool
     crop: int
     mean_subtraction: bool
     lighting: float
@@ -33,13 +36,23 @@ class Inputs:
     @classmethod
     def of(cls, section) -> Inputs:
         """Return the device's part of a config's `input` section."""
-        return cls(tuple(section.streams), section.stack, section.crop, section.mean_subtraction, section.lighting)
+        own = {field.name: section[field.name] for field in fields(cls)}
+        return cls(**own | {"streams": tuple(section.streams)})
+
+    @property
+    def flow(self) -> dict[str, Any]:
+        """What both `train_inputs` and `eval_inputs` must know of the flow."""
+        return {
+            "mean_subtraction": self.mean_subtraction,
+            "stacking": self.stacking,
+            "bidirectional": self.bidirectional,
+        }
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes of one preprocessed training sample, which fix the net's parameters."""
         channels = {"rgb": 3, "flow": 2 * self.stack}
         return {
-            stream: jax.ShapeDtypeStruct((1, 1, self.crop, self.crop, channels[stream]), jnp.float32)
+            stream: jax.ShapeDtypeStruct((1, self.clip_frames, self.crop, self.crop, channels[stream]), jnp.float32)
             for stream in self.streams
         }
 
@@ -86,9 +99,7 @@ def train_step(
     `frozen` layers come out bit for bit as they went in. Dropout acts after full6 and full7 whether they are frozen or
     not: the paper gives its ratio for the net of which only full8 trains too (2014 Table 1a).
     """
-    prepared = train_inputs(
-        batch, mean_subtraction=inputs.mean_subtraction, crop=inputs.crop, lighting_std=inputs.lighting
-    )
+    prepared = train_inputs(batch, crop=inputs.crop, lighting_std=inputs.lighting, **inputs.flow)
     dropout = jax.random.fold_in(key, state.step)
 
     # Of these alone, so that nothing is computed backwards below the lowest of them.
@@ -112,7 +123,7 @@ def eval_step(params: Any, batch: dict[str, jax.Array], *, model, inputs: Inputs
     `probs` and `logits` are means over the crops, `centre_probs` the centre crop's alone (2014 Sect. 5: class scores,
     i.e. softmax, are averaged).
     """
-    prepared = eval_inputs(batch, mean_subtraction=inputs.mean_subtraction, crop=inputs.crop, crops=crops)
+    prepared = eval_inputs(batch, crop=inputs.crop, crops=crops, **inputs.flow)
     outputs = {}
     for head, logits in model.apply({"params": params}, prepared, train=False).items():
         by_crop = logits.mean(axis=1).reshape(-1, crops, logits.shape[-1])

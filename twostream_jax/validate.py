@@ -24,7 +24,7 @@ FREE_ON_RESUME = (
     "train.steps", "train.checkpoint_every", "train.log_every",
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
-    "data.frames", "data.jpeg_bound_px", "data.spare_field",
+    "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",
     "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
 )  # fmt: skip
 
@@ -94,7 +94,7 @@ def _check_types(config) -> None:
         for key, wanted in default.items() if isinstance(default, ConfigDict) else ():
             _check_type(f"{section}.{key}", config[section][key], wanted)
     _check_type("seed", config.seed, 0)
-    for section, key in (("data", "classes"), ("input", "streams"), ("init", "freeze")):
+    for section, key in (("data", "classes"), ("data", "motions"), ("input", "streams"), ("init", "freeze")):
         if not all(isinstance(item, str) for item in config[section][key]):
             raise UserError(f"{section}.{key}={tuple(config[section][key])}: must be words, such as ('a', 'b')")
     if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in config.optim.drops):
@@ -126,6 +126,7 @@ def _check_choices(config, streams_of_models) -> None:
     _one_of("train.dtype", config.train.dtype, DTYPES)
     _one_of("eval.subset", config.eval.subset, SUBSETS)
     _one_of("eval.crops", config.eval.crops, (1, 10))
+    _one_of("table.scale", config.table.scale, ("full", "tiny"))
     bound = config.flow.bound_px
     number = isinstance(bound, int | float) and not isinstance(bound, bool)
     if bound != "video" and not (number and 0 < bound < math.inf):
@@ -135,9 +136,10 @@ def _check_choices(config, streams_of_models) -> None:
 def _check_ranges(config) -> None:
     at_least_one = {
         "data": ("short_side",),
-        "input": ("stack", "crop"),
+        "input": ("stack", "crop", "clip_frames"),
         "train": ("batch_size", "steps", "checkpoint_every", "log_every"),
         "eval": ("frames", "batch_size", "validation_frames"),
+        "table": ("seeds",),
     }
     at_least_zero = {
         "data": ("split", "folds", "num_threads", "num_workers", "prepare_processes", "seed"),
@@ -201,12 +203,17 @@ def _flatten(config: dict, prefix: str = "") -> dict:
     return flat
 
 
+def _as_of(stored: dict) -> dict:
+    """Return a checkpoint's config, flat; keys that its version did not have are at their defaults."""
+    return _flatten(base.get_config().to_dict()) | _flatten(stored)
+
+
 def check_resume(stored: dict, wanted: dict, workdir) -> list[str]:
     """Return the lines that say which free keys changed since the checkpoint; refuse when any other key did.
 
     stored, wanted: the configs as nested dicts. Refusing names every differing key with both values.
     """
-    before, now = _flatten(stored), _flatten(wanted)
+    before, now = _as_of(stored), _flatten(wanted)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     refused = [key for key in changed if key not in FREE_ON_RESUME]
     if refused:
@@ -233,7 +240,7 @@ def check_same_net(stored: dict, wanted: dict, workdir) -> None:
 
     How training batches were augmented does not matter.
     """
-    before, now = _flatten(stored), _flatten(wanted)
+    before, now = _as_of(stored), _flatten(wanted)
     keys = [key for key in sorted(before.keys() | now.keys()) if key.split(".")[0] in ("input", "model")]
     _refuse_changed(before, now, [key for key in keys if key not in ("input.flip", "input.lighting")], workdir)
 
@@ -241,7 +248,7 @@ def check_same_net(stored: dict, wanted: dict, workdir) -> None:
 def check_same_split(stored: dict, wanted: dict, workdir) -> None:
     """Refuse to score videos divided otherwise than in training: some would have been trained on."""
     keys = [f"data.{key}" for key in ("split", "folds", "validation_fraction", "seed")]
-    _refuse_changed(_flatten(stored), _flatten(wanted), keys, workdir)
+    _refuse_changed(_as_of(stored), _flatten(wanted), keys, workdir)
 
 
 def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:

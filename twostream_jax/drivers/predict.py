@@ -40,8 +40,9 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
     loaded = _load_all(runs)
     streams, scored = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for number, ((config, workdir), (step, stored)) in enumerate(zip(runs, loaded, strict=True)):
-            classes, probs = _score(config, workdir, step, stored, video, Path(folder) / str(number))
+        for number, ((config, workdir), (step, stored, method)) in enumerate(zip(runs, loaded, strict=True)):
+            setup = _one_video_setup(config, stored["records"], method, video, Path(folder) / str(number))
+            classes, probs = _score(setup, workdir, step, stored)
             key = _stream_name(config, workdir, streams)
             streams[key] = {"workdir": str(workdir), "checkpoint": step, "top": _top(classes, probs)}
             scored.append((classes, probs))
@@ -56,8 +57,8 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
     return result
 
 
-def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict]]:
-    """Return (step, config item) of each run's checkpoint, before any device work; UserError where they do not fit."""
+def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict, str]]:
+    """Return (step, config item, flow method) of each run; UserError, before any device work, where they do not fit."""
     loaded = []
     for config, workdir in runs:
         check_values(config)
@@ -65,9 +66,9 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict]]:
             step = choose_step(checkpoints, str(config.eval.checkpoint))
             stored = checkpoints.config(step)
         validate.check_same_net(stored["config"], config.to_dict(), workdir)
-        loaded.append((step, stored))
+        loaded.append((step, stored, _flow_method(config, stored["records"], workdir)))
     (first, first_dir), classes = runs[0], _classes(loaded[0][1])
-    for number, ((config, workdir), (_, stored)) in enumerate(zip(runs, loaded, strict=True)):
+    for number, ((config, workdir), (_, stored, _)) in enumerate(zip(runs, loaded, strict=True)):
         if any(workdir.resolve() == earlier.resolve() for _, earlier in runs[:number]):
             raise UserError(f"--runs: {workdir} is given twice; give each run once")
         validate.check_runs_classes(classes, _classes(stored), first_dir, workdir)
@@ -90,16 +91,10 @@ def _stream_name(config, workdir: Path, taken: dict) -> str:
     return str(workdir) if name in taken else name
 
 
-def _score(config, workdir: Path, step: int, stored: dict, video: Path, folder: Path) -> tuple[list[str], np.ndarray]:
+def _score(setup: Setup, workdir: Path, step: int, stored: dict) -> tuple[list[str], np.ndarray]:
     """Return class names and probabilities [C]."""
+    config = setup.config
     (head, classes), *_ = stored["tasks"].items()
-    if "flow" in config.input.streams and stored["records"]["flow"]["method"] == "given":
-        print(
-            f"warning: {workdir} was trained on flow that came as JPEGs; flow.method={config.flow.method} computes this "
-            "video's, and another method than theirs costs accuracy",
-            file=sys.stderr,
-        )
-    setup = _one_video_setup(config, stored["records"], video, folder)
     mesh = meshes.make_mesh()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
@@ -132,7 +127,7 @@ def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path
         short_side=facts["short_side"],
         method=method,
         bound_px=facts["flow"]["bound_px"] if method != "none" else config.flow.bound_px,
-        backward=False,
+        backward=method != "none" and config.input.bidirectional,
         max_bad_fraction=1.0,
         processes=1,
     )

@@ -90,7 +90,8 @@ def list_config_videos(config) -> VideoList:
     data = config.data.copy_and_resolve_references()
     if not data.videos:
         raise UserError("data.videos is empty: name the folder that the synthetic videos are to be rendered to")
-    data.split_file = str(synthetic.render(Path(data.videos), seed=data.seed))
+    variant = {"motions": tuple(data.motions), "camera_pan_px": data.camera_pan_px}
+    data.split_file = str(synthetic.render(Path(data.videos), seed=data.seed, **variant))
     data.kind, data.videos = "csv", ""
     # Named after what it is, not after the folder that happens to hold it.
     return replace(list_videos(data), name="synthetic", kind="synthetic")

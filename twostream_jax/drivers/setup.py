@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from input_pipeline import pipeline, sampling, store, subsets, transforms
 from input_pipeline.schema import UserError
 from twostream_jax import validate
-from twostream_jax.models import STREAMS, build_model, pool5_size
+from twostream_jax.drivers.input_checks import check_directions, check_input
+from twostream_jax.models import STREAMS, build_model
 from twostream_jax.steps import Inputs
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -40,6 +41,7 @@ class Setup:
         stored = records.dataset
         smallest = min((min(video.height, video.width) for video in records.videos), default=0)
         validate.check_records(config, stored.streams, smallest)
+        check_directions(config, stored)
         wanted = tuple(config.data.classes)
         if wanted and set(wanted) != set(stored.classes):
             raise UserError(
@@ -87,7 +89,9 @@ class Setup:
     def span(self) -> tuple[int, int]:
         """Frames needed before and after an anchor."""
         section = self.config.input
-        return sampling.anchor_span(section.streams, section.stack, section.flow_offset)
+        return sampling.anchor_span(
+            section.streams, section.stack, section.flow_offset, section.bidirectional, section.clip_frames
+        )
 
     def model(self, tasks: dict[str, int]):
         """Return the config's net with a head for each task."""
@@ -101,9 +105,23 @@ class Setup:
         return sampling.VideoTable.of(self.records.videos, self.positions[subset])
 
     def window(self, side: int) -> transforms.Window:
-        """Return the square window that is read for one sample."""
-        section = self.config.input
-        return transforms.Window(tuple(section.streams), section.stack, section.flow_offset, side, side)
+        """Return the window that is read for one training sample: a square of `side` px, or the whole frame.
+
+        Trajectories leave the crop they start in. Their windows have the largest stored size, so that all are of one shape.
+        """
+        section, videos = self.config.input, self.records.videos
+        whole = "flow" in section.streams and section.stacking == "trajectory"
+        height, width = (max(v.height for v in videos), max(v.width for v in videos)) if whole else (side, side)
+        return transforms.Window(
+            tuple(section.streams),
+            section.stack,
+            section.flow_offset,
+            height,
+            width,
+            bidirectional=section.bidirectional,
+            clip_frames=section.clip_frames,
+            whole=whole,
+        )
 
     def reading(self) -> pipeline.Reading:
         """Return how this process reads its rows of each batch."""
@@ -118,6 +136,6 @@ def package_versions() -> dict[str, str]:
 
 
 def check_values(config) -> None:
-    """Check a config's values by themselves, the net's smallest crop among them."""
+    """Check a config's values by themselves, the net's smallest crop and its clip among them."""
     validate.check_config(config, STREAMS)
-    pool5_size(config.input.crop)
+    check_input(config)

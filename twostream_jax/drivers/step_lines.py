@@ -35,7 +35,9 @@ class StepLines:
         """The last line's loss and accuracy in words."""
         if not self.last:
             return ""
-        return f"loss {self.last['loss']:.3f}, clip accuracy {100 * self.last['clip_accuracy']:.1f} %"
+        return (
+            f"loss {self.last['loss']:.3f}, clip accuracy of training batches {100 * self.last['clip_accuracy']:.1f} %"
+        )
 
     def timed(self, fetch: Callable[[], Any]) -> Any:
         """Return `fetch()`; its time counts as waiting for input when no step was left running at its end.

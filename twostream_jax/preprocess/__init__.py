@@ -1,12 +1,13 @@
 """uint8 batches (`input_pipeline.schema`) -> float32 network inputs, inside jit. Pure functions of arrays.
 
-The result equals, in this order: dequantise, stack, subtract means, crop, flip. What is done in another order here is
-cheaper on uint8 and proven equal by a test.
+The result equals, in this order: dequantise, stack (trajectories over the whole field), subtract means, crop, flip. What is
+done in another order here is cheaper on uint8 and proven equal by a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 from twostream_jax.preprocess.colour import lighting, normalise_rgb
 from twostream_jax.preprocess.crops import CENTRE, centre_crop, crop_windows, ten_crops
 from twostream_jax.preprocess.dequantise import FLOW_SCALE_PX, dequantise
-from twostream_jax.preprocess.stacking import flip_flow, stack_flow, subtract_mean_flow
+from twostream_jax.preprocess.stacking import bidirectional_stack, flip_flow, stack_flow, subtract_mean_flow
+from twostream_jax.preprocess.trajectories import follow, trajectory_stack
 
 __all__ = [
     "CENTRE",
     "FLOW_SCALE_PX",
+    "bidirectional_stack",
     "centre_crop",
     "dequantise",
     "eval_inputs",
@@ -29,16 +32,24 @@ __all__ = [
     "subtract_mean_flow",
     "ten_crops",
     "train_inputs",
+    "trajectory_stack",
 ]
 
 
 def train_inputs(
-    batch: Mapping[str, jax.Array], *, mean_subtraction: bool, crop: int, lighting_std: float
+    batch: Mapping[str, jax.Array],
+    *,
+    mean_subtraction: bool,
+    crop: int,
+    lighting_std: float,
+    stacking: str = "flow",
+    bidirectional: bool = False,
 ) -> dict[str, jax.Array]:
     """Return {"rgb": [B, T, crop, crop, 3]} and / or {"flow": [B, T, crop, crop, 2L]}, by the streams in `batch`.
 
     The crop box of each sample is cut out, what `flip` marks is mirrored (d^x negated), RGB gets its lighting draw
-    (none with lighting_std 0); both come out near zero mean and unit variance.
+    (none with lighting_std 0); both come out near zero mean and unit variance. With stacking "trajectory" (else "flow")
+    windows are whole fields, and the crop box is where the trajectories start.
     """
     flip = batch["flip"][:, None, None, None, None]
     inputs = {}
@@ -50,15 +61,27 @@ def train_inputs(
         rgb = normalise_rgb(rgb)
         inputs["rgb"] = jnp.where(flip, rgb[..., ::-1, :], rgb)
     if "flow" in batch:
+        if stacking == "trajectory":
+            # Only the box's points are followed, which is cheaper than cropping whole stacks.
+            stack = partial(_trajectories, batch=batch, corners=batch["crop"][:, :2], shape=(crop, crop))
+            levels = batch["flow"]
+        else:
+            stack = partial(_plain, batch=batch)
+            levels = crop_windows(batch["flow"], batch["crop"], crop)
         # The mean is the whole field's, so that it may be taken off after the crop.
-        levels = crop_windows(batch["flow"], batch["crop"], crop)
-        flow = _flow_stack(levels, batch, mean_subtraction)
+        flow = _flow_stack(levels, batch, stack, mean_subtraction, bidirectional)
         inputs["flow"] = jnp.where(flip, flip_flow(flow), flow)
     return inputs
 
 
 def eval_inputs(
-    batch: Mapping[str, jax.Array], *, mean_subtraction: bool, crop: int, crops: int
+    batch: Mapping[str, jax.Array],
+    *,
+    mean_subtraction: bool,
+    crop: int,
+    crops: int,
+    stacking: str = "flow",
+    bidirectional: bool = False,
 ) -> dict[str, jax.Array]:
     """Return {stream: [B * crops, T, crop, crop, C]}, a sample's crops next to each other, by the streams in `batch`.
 
@@ -68,19 +91,46 @@ def eval_inputs(
     if "rgb" in batch:
         inputs["rgb"] = _eval_crops(normalise_rgb(batch["rgb"]), batch["size"], crop, crops, flow=False)
     if "flow" in batch:
-        flow = _flow_stack(batch["flow"], batch, mean_subtraction)
+        levels = batch["flow"]
+        stack = partial(_plain, batch=batch)
+        if stacking == "trajectory":
+            stack = partial(_trajectories, batch=batch, corners=jnp.zeros_like(batch["size"]), shape=levels.shape[-2:])
+        flow = _flow_stack(levels, batch, stack, mean_subtraction, bidirectional)
         inputs["flow"] = _eval_crops(flow, batch["size"], crop, crops, flow=True)
     return inputs
 
 
-def _flow_stack(levels: jax.Array, batch: Mapping[str, jax.Array], mean_subtraction: bool) -> jax.Array:
-    """Return float32 [B, T, h, w, 2L] in units of FLOW_SCALE_PX of planar uint8 levels [B, T, L, 2, h, w]."""
-    # Stacking before dequantising moves a quarter of the bytes.
-    flow = dequantise(stack_flow(jnp.moveaxis(levels, -3, -1)), batch["bound"])
+def _flow_stack(
+    levels: jax.Array,
+    batch: Mapping[str, jax.Array],
+    stack: Callable[[jax.Array], jax.Array],
+    mean_subtraction: bool,
+    bidirectional: bool,
+) -> jax.Array:
+    """Return float32 [B, T, h, w, 2L] in units of FLOW_SCALE_PX of planar uint8 levels [B, T, L, 2, H, W]."""
+    fields = jnp.moveaxis(levels, -3, -1)
+    flow = bidirectional_stack(fields, stack) if bidirectional else stack(fields)
     if mean_subtraction:
         mean = batch["mean"]
         flow = subtract_mean_flow(flow, mean.reshape(*mean.shape[:2], -1))
     return flow * jnp.float32(1.0 / FLOW_SCALE_PX)
+
+
+def _plain(fields: jax.Array, *, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Return px [B, T, H, W, 2L] of levels [B, T, L, H, W, 2]; stacking before dequantising moves a quarter of the bytes."""
+    return dequantise(stack_flow(fields), batch["bound"])
+
+
+def _trajectories(
+    fields: jax.Array, *, batch: Mapping[str, jax.Array], corners: jax.Array, shape: tuple[int, int]
+) -> jax.Array:
+    """Return px [B, T, h, w, 2L] of levels [B, T, L, H, W, 2] along the paths from boxes of `shape` at corners [B, 2]."""
+    count, time = fields.shape[:2]
+    bound, sizes, corners = (jnp.repeat(value, time, axis=0) for value in (batch["bound"], batch["size"], corners))
+    stacks = follow(
+        fields.reshape(-1, *fields.shape[2:]), corners, shape, sizes, lambda values: dequantise(values, bound)
+    )
+    return stacks.reshape(count, time, *stacks.shape[1:])
 
 
 def _eval_crops(frames: jax.Array, size: jax.Array, crop: int, crops: int, *, flow: bool) -> jax.Array:

@@ -12,6 +12,6 @@ FLOW_SCALE_PX = 1.0
 
 
 def dequantise(levels: jax.Array, bound: jax.Array) -> jax.Array:
-    """Return float32 px per frame, 2b q / 255 - b, of uint8 levels [B, ...] with b = bound [B] (`schema.py`)."""
+    """Return float32 px per frame, 2b q / 255 - b, of levels [B, ...], uint8 or between (`schema`); b = bound [B]."""
     bound = bound.reshape(-1, *(1,) * (levels.ndim - 1))
     return levels.astype(jnp.float32) * (bound * jnp.float32(2.0 / 255.0)) - bound

@@ -5,6 +5,8 @@ In a stack of L fields, channel 2k is d^x and channel 2k + 1 is d^y of field k, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,18 @@ def stack_flow(flow: jax.Array) -> jax.Array:
     """Return [..., H, W, 2L] of flow [..., L, H, W, 2], any dtype (2014 paper, eq. 1)."""
     fields_last = jnp.moveaxis(flow, -4, -2)
     return fields_last.reshape(*fields_last.shape[:-2], -1)
+
+
+def bidirectional_stack(flow: jax.Array, stack: Callable[[jax.Array], jax.Array] = stack_flow) -> jax.Array:
+    """Return [..., H, W, 2L] of flow [..., L, H, W, 2]: L/2 forward fields, then L/2 backward ones, `stack`ed apart.
+
+    The fields are those of frames t, t + 1, ..., which point to the frame after, then those of frames t, t - 1, ...,
+    which point to the frame before (2014 paper, Sect. 3.1, "Bi-directional optical flow"; it does not state which half
+    comes first). `stack` is `stack_flow` or `trajectory_stack`: a trajectory backwards follows the backward fields.
+    """
+    assert flow.shape[-4] % 2 == 0, flow.shape
+    forward, backward = jnp.split(flow, 2, axis=-4)
+    return jnp.concatenate([stack(forward), stack(backward)], axis=-1)
 
 
 def subtract_mean_flow(flow: jax.Array, mean: jax.Array | None = None) -> jax.Array:

@@ -193,7 +193,7 @@ def training_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]])
                 *zip(*held, strict=True), "o", color=colour, markersize=4, label=f"{name}, held-out videos, center"
             )
     loss.set_ylabel("loss")
-    loss.set_ylim(bottom=0)
+    loss.set_ylim(0, 1.05 * loss.dataLim.y1 if loss.lines else 1)
     accuracy.set_ylabel("clip accuracy on training batches")
     accuracy.set_ylim(0, 1.02)
     for axes in (loss, accuracy):
