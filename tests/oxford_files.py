@@ -1,4 +1,4 @@
-"""Small nets of CNN-M's form as Oxford's two formats hold them, written by hand, and their forward pass in PyTorch."""
+"""Small nets of CNN-M's form as Oxford's two formats hold them, written by hand, and their forward pass."""
 
 from __future__ import annotations
 
@@ -140,7 +140,43 @@ def write_mat(path: Path, net: dict, *, old: bool = False, layers=None, classes=
 
 
 def forward(net: dict, rgb: np.ndarray) -> np.ndarray:
-    """Return logits float64 [N, classes] of uint8 rgb [N, H, W, 3], as Caffe computes them: BGR less the mean."""
+    """Return logits float64 [N, classes] of uint8 rgb [N, H, W, 3], as Caffe computes them: NCHW, BGR less the mean."""
+    x = (rgb.astype(np.float64) - MEAN_RGB)[..., ::-1].transpose(0, 3, 1, 2)
+    for name, (_, _, stride, pad) in CONV.items():
+        x = np.maximum(_convolve(x, *(a.astype(np.float64) for a in net[name]), stride, pad), 0)
+        x = _normalise(x) if name in ("conv1", "conv2") else x
+        x = _pool(x) if name in ("conv1", "conv2", "conv5") else x
+    x = x.reshape(len(x), -1)
+    for name in ("fc6", "fc7", "fc8"):
+        x = (x if name == "fc6" else np.maximum(x, 0)) @ net[name][0].T.astype(np.float64) + net[name][1]
+    return x
+
+
+def _convolve(x, weights, bias, stride: int, pad: int) -> np.ndarray:
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, weights.shape[2:], axis=(2, 3))
+    return (
+        np.einsum("nchwij,ocij->nohw", windows[:, :, ::stride, ::stride], weights, optimize=True) + bias[:, None, None]
+    )
+
+
+def _normalise(x) -> np.ndarray:
+    """Caffe's LRN: x / (k + alpha / size * sum of squares over `size` channels)^beta."""
+    squares, sums = np.square(x), np.zeros_like(x)
+    for channel in range(x.shape[1]):
+        sums[:, channel] = squares[:, max(0, channel - 2) : channel + 3].sum(axis=1)
+    return x / (2.0 + 5e-4 / 5 * sums) ** 0.75
+
+
+def _pool(x) -> np.ndarray:
+    """Caffe's pooling: 3x3 maxima at stride 2, as many as begin inside, cut off at the border."""
+    count = -(-(x.shape[2] - 3) // 2) + 1
+    rows = [x[:, :, 2 * i : 2 * i + 3].max(axis=2) for i in range(count)]
+    return np.stack([np.stack([row[:, :, 2 * i : 2 * i + 3].max(axis=2) for i in range(count)], 2) for row in rows], 2)
+
+
+def forward_in_torch(net: dict, rgb: np.ndarray) -> np.ndarray:
+    """Return what `forward` does, computed by PyTorch, whose normalisation and ceil-mode pooling are Caffe's."""
     import torch
     import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""Oxford's weights as our net: its logits against PyTorch's forward of the same file, and files that are not whole."""
+"""Oxford's weights as our net: its logits against an independent forward of the same file, and files that are not whole."""
 
 import itertools
 import random
@@ -59,12 +59,17 @@ def test_the_sides_of_the_map_differ_from_one():
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_our_net_computes_what_theirs_does(net, form, tmp_path):
-    pytest.importorskip("torch", reason="PyTorch computes the same net")
     params = to_params(read_oxford(write(tmp_path / "net", net, form)))
     rgb = np.random.default_rng(5).integers(0, 256, (3, CROP, CROP, 3), dtype=np.uint8)
     wanted, found = files.forward(net, rgb), our_logits(params, rgb)
     # Float32 over eight layers, whose sums have up to 2,300 terms: measured 1e-6 of the largest.
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_pytorch_computes_it_too(net):
+    pytest.importorskip("torch", reason="PyTorch computes the same net")
+    rgb = np.random.default_rng(6).integers(0, 256, (2, CROP, CROP, 3), dtype=np.uint8)
+    np.testing.assert_allclose(files.forward_in_torch(net, rgb), files.forward(net, rgb), rtol=1e-9)
 
 
 def test_each_of_the_conversions_matters(net, tmp_path):
@@ -137,7 +142,7 @@ CAFFE = {
     "pool5 has kernel_size 2, CNN-M has 3": {"pool5": F(121, F(2, 2) + F(3, 2))},
     "norm1 has alpha / local_size 2e-05": {"norm1": F(LRN, F(2, 1e-4) + F(5, 2.0))},
     "norm1 has alpha / local_size 0.2": {"norm1": F(LRN, F(5, 2.0))},
-    "norm2 has k 1, CNN-M has 2.0": {"norm2": F(LRN, F(2, 5e-4))},
+    "norm2 has k 1, CNN-M has 2.0": {"norm2": F(LRN, F(2, 5e-4) + F(5, 1.0))},
     "norm2 has beta 0.5, CNN-M has 0.75": {"norm2": F(LRN, F(2, 5e-4) + F(3, 0.5) + F(5, 2.0))},
     "norm1 has local_size 3, CNN-M has 5.0": {"norm1": F(LRN, F(1, 3) + F(2, 3e-4) + F(5, 2.0))},
     "no layer 'fc8' with weights (there are: 'conv1', 'conv2', 'conv3', 'conv4', ...)": {"fc8": None},
@@ -165,6 +170,11 @@ def test_weights_alone_are_enough_of_a_caffemodel(tmp_path):
     np.testing.assert_array_equal(
         read_oxford(write(tmp_path / "a", net, "layer", layers=bare)).kernels["full7"], net["fc7"][0].T
     )
+
+
+def test_a_normalisation_without_k_is_one_of_early_2014(tmp_path):
+    changes = {name: F(LRN, F(2, 5e-4)) for name in ("norm1", "norm2")}
+    assert read_oxford(write(tmp_path / "net", small(), "layer", layers=with_parameters(changes))).classes == ()
 
 
 def test_fully_connected_layers_written_as_convolutions(tmp_path):

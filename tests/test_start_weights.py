@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -9,6 +11,8 @@ import numpy as np
 import oxford_files as files
 import pytest
 from command_line import forbid_devices, refused
+from conftest import REPOSITORY, cpu_environment
+from test_processes import free_port
 from trained import same_arrays
 
 from configs import base
@@ -290,6 +294,35 @@ def test_fine_tuning_from_a_caffemodel(spatial, tmp_path, capsys, one_device):
         UserError, match=r"cannot continue, init\.from was '.*net.caffemodel', is '.*moved.caffemodel'; rest"
     ):
         train(spatial, workdir)
+
+
+@pytest.mark.slow
+def test_two_processes_begin_alike(finished, config, tmp_path):
+    """Each of two processes reads the weights, and the state they save has them."""
+    workdir, port = tmp_path / "run", free_port()
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable, "run.py", "--config=configs/demo.py", f"--workdir={workdir}", "--mode=train",
+                "--config.data.kind=csv", f"--config.data.records={config.data.records}", "--config.data.short_side=48",
+                "--config.input.crop=41", "--config.input.stack=3", "--config.model.width=0.0625",
+                "--config.train.batch_size=16", "--config.train.steps=1", "--config.optim.drops=()",
+                f"--config.init.from={finished[1]}", "--config.init.freeze=conv*,full6,full7",
+                f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={process}",
+            ],
+            cwd=REPOSITORY,
+            env=cpu_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for process in range(2)
+    ]  # fmt: skip
+    for process in started:
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output.decode()
+    source, found = checkpoint(finished[0], finished[1], 6), checkpoint(finished[0], workdir, 1)
+    assert same_arrays({name: found[name] for name in HIDDEN}, {name: source[name] for name in HIDDEN})
+    assert not same_arrays(found["full8_videos"], source["full8_videos"])
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

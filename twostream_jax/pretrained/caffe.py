@@ -71,7 +71,7 @@ _MESSAGES = {
     "NetParameter": [("layers", 2, "V1LayerParameter", True), ("layer", 100, "LayerParameter", True)],
 }
 # Caffe's own values where a field is left out.
-_DEFAULTS = {"stride": 1, "pad": 0, "local_size": 5, "alpha": 1.0, "beta": 0.75, "k": 1.0}
+_DEFAULTS = {"stride": 1, "pad": 0, "local_size": 5, "alpha": 1.0, "beta": 0.75}
 
 
 def read_caffemodel(path: Path) -> OxfordNet:
@@ -152,8 +152,10 @@ def _check_normalisation(path: Path, name: str, stated) -> None:
     size = _stated(stated, "local_size")
     check_setting(path, name, "local_size", size, NORMALISATION["size"])
     check_setting(path, name, "alpha / local_size", _stated(stated, "alpha") / size, NORMALISATION["alpha"])
-    for key in ("k", "beta"):
-        check_setting(path, name, key, _stated(stated, key), NORMALISATION[key])
+    check_setting(path, name, "beta", _stated(stated, "beta"), NORMALISATION["beta"])
+    # Caffe of early 2014 has no such field; Oxford's prototxt says 2.
+    if stated.HasField("k"):
+        check_setting(path, name, "k", stated.k, NORMALISATION["k"])
 
 
 def _stated(message, key: str):
