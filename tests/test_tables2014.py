@@ -245,12 +245,14 @@ def test_the_plan_takes_earlier_runs_before_it_times(config, tmp_path, monkeypat
     other, waiting = config.copy_and_resolve_references(), config.copy_and_resolve_references()
     config.train.steps = other.train.steps = waiting.train.steps = 100
     other.input.stack = waiting.input.stack = 2
+    as_fast = config.copy_and_resolve_references()
+    as_fast.model.dropout, as_fast.input.mean_subtraction, as_fast.seed = 0.75, False, 4
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.json").write_text(json.dumps(config.to_dict()))
     (tmp_path / "a" / "metrics.jsonl").write_text(lines_of(1, 32, 48, 64, 2))
     (tmp_path / "a" / "checkpoints" / "40").mkdir(parents=True)
     (tmp_path / "done" / "checkpoints" / "100").mkdir(parents=True)
-    plan = table_plan.plan_lines({"a": config, "b": config, "done": config, "c": other, "d": waiting}, tmp_path)
+    plan = table_plan.plan_lines({"a": config, "b": as_fast, "done": config, "c": other, "d": waiting}, tmp_path)
     # 48 samples a second, the median, are 3 steps of 16.
     assert plan == [
         "  a: 40 of 100 steps there, 0:20 at 3 steps/s (a/metrics.jsonl)",

@@ -56,9 +56,10 @@ def _steps_done(folder: Path) -> int:
 def _net_key(config: ConfigDict | dict) -> str:
     """Return what decides over the speed of a training step, as text."""
     section = config if isinstance(config, dict) else config.to_dict()
-    decides = {"model": section["model"], "input": section["input"], "tasks": section.get("tasks")}
-    frozen = section.get("init", {}).get("freeze")
-    return json.dumps([decides, frozen, section["train"]["batch_size"], section["train"]["dtype"]], sort_keys=True)
+    net = {key: value for key, value in section["model"].items() if key != "dropout"}
+    inputs = {key: value for key, value in section["input"].items() if key != "mean_subtraction"}
+    more = [section.get("tasks"), section.get("init", {}).get("freeze")]
+    return json.dumps([net, inputs, *more, section["train"]["batch_size"], section["train"]["dtype"]], sort_keys=True)
 
 
 def _earlier_rate(workdir: Path, net: str) -> tuple[float, str] | None:
