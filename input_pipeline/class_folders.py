@@ -19,9 +19,11 @@ from input_pipeline.video_list import (
     check_spellings,
     clean_name,
     existing_folder,
+    is_folder,
     one_spelling,
     subfolders,
     such_as,
+    unreadable,
 )
 
 _TRAIN_FOLDER, _TEST_FOLDERS = "train", ("test", "val", "validation")
@@ -30,6 +32,7 @@ _TRAIN_FOLDER, _TEST_FOLDERS = "train", ("test", "val", "validation")
 _OUTSIDE = ("video or image outside of class folders", "videos or images outside of class folders")
 _EMPTY = ("class folder without any", "class folders without any")
 _BESIDE = ("folder beside train and test", "folders beside train and test")
+_UNREADABLE = ("folder that cannot be read", "folders that cannot be read")
 _HIDDEN = ("hidden file or folder", "hidden files or folders")
 _OTHER = ("other file", "other files")
 
@@ -64,14 +67,14 @@ def list_class_folders(data) -> VideoList:
     real_paths = {os.path.realpath(root): root}
     for subset, folder in _subset_folders(root, left):
         _check_links([folder] if folder != root else [], real_paths)
-        class_folders = subfolders(folder)
+        class_folders = _readable(subfolders(folder), root, left)
         _check_links(class_folders, real_paths)
         prefix = "" if folder == root else f"{folder.name}/"
         left[_OUTSIDE] += [f"{prefix}{name}" for name in _files(folder, prefix, left)]
         for class_folder in class_folders:
             found += _find(class_folder, subset, f"{prefix}{class_folder.name}/", left)
     if not found:
-        raise UserError(f"data.videos={root} holds no <class>/<video>: {_remedy(left)}")
+        raise UserError(f"data.videos={root} holds no <class>/<video>: {_remedy(root, left)}")
     still = _is_still(found)
     classes = sorted({item.label for item in found})
     check_spellings(classes, f"data.videos={root}")
@@ -90,19 +93,22 @@ def list_class_folders_of_pictures(root: Path, entries: Entries) -> VideoList:
     """Return the videos of such class folders where each video is a folder of pictures; `entries` knows which are."""
     left: _LeftOut = defaultdict(list)
     found = [
-        (subset, path) for subset, folder in _subset_folders(root, left) for path in entries.find(subfolders(folder))
+        (subset, path)
+        for subset, folder in _subset_folders(root, left)
+        for path in entries.find(_readable(subfolders(folder), root, left))
     ]
     if not found:
         raise UserError(f"data.videos={root} holds no <class>/<video>: put each class's videos into its own folder")
-    classes = tuple(sorted({path.parent.name for _, path in found}))
+    classes = tuple(sorted({one_spelling(path.parent.name) for _, path in found}))
     check_spellings(classes, f"data.videos={root}")
     groups = [re.search(r"_(g\d+)_", entries.bare(path).name) for _, path in found]
     videos = []
     for (subset, path), group in zip(found, groups, strict=True):
-        name = entries.bare(path).relative_to(root).as_posix()
-        label = classes.index(path.parent.name)
+        name = one_spelling(entries.bare(path).relative_to(root).as_posix())
+        label = classes.index(one_spelling(path.parent.name))
         videos.append(Video(name, path, label, group[1] if all(groups) else name, {"1": subset}))
-    return VideoList(clean_name(root.name), "folder", classes, ("1",), tuple(videos))
+    notes = _left_out_note(root, {_UNREADABLE: left[_UNREADABLE]})
+    return VideoList(clean_name(root.name), "folder", classes, ("1",), tuple(videos), notes=notes)
 
 
 def _videos(found: list[_Found], classes: list[str], still: bool) -> tuple[Video, ...]:
@@ -131,9 +137,18 @@ def _subset_folders(root: Path, left: _LeftOut) -> list[tuple[str, Path]]:
             f"data.videos={root} holds {held_out[0].name}/ and {held_out[1].name}/ beside train/: only one can be "
             "the test set, list the videos in a CSV (data.kind=csv) or move one away"
         )
+    for folder in (below[_TRAIN_FOLDER], held_out[0]):
+        existing_folder("data.videos", str(folder))
     left[_BESIDE] += [name for name in below if name not in (_TRAIN_FOLDER, held_out[0].name)]
     left[_OUTSIDE] += _files(root, "", left)
     return [("train", below[_TRAIN_FOLDER]), ("test", held_out[0])]
+
+
+def _readable(folders: list[Path], root: Path, left: _LeftOut) -> list[Path]:
+    """Return the folders that the disk lists; the others go into `left`."""
+    refused = [folder for folder in folders if unreadable(folder)]
+    left[_UNREADABLE] += [f"{folder.relative_to(root)}/" for folder in refused]
+    return [folder for folder in folders if folder not in refused]
 
 
 def _check_links(folders: list[Path], real_paths: dict[str, Path]) -> None:
@@ -155,9 +170,9 @@ def _files(folder: Path, prefix: str, left: _LeftOut) -> Iterator[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             left[_HIDDEN].append(f"{prefix}{entry.name}")
-        elif not entry.is_dir() and not _is_media(entry.name):
+        elif not is_folder(entry) and not _is_media(entry.name):
             left[_OTHER].append(f"{prefix}{entry.name}")
-        elif not entry.is_dir():
+        elif not is_folder(entry):
             yield entry.name
 
 
@@ -197,7 +212,10 @@ def _is_still(found: list[_Found]) -> bool:
     return True in first
 
 
-def _remedy(left: _LeftOut) -> str:
+def _remedy(root: Path, left: _LeftOut) -> str:
+    below = [folder.name for folder in subfolders(root)]
+    if _TRAIN_FOLDER in below and not set(below) & set(_TEST_FOLDERS):
+        return f"{_TRAIN_FOLDER}/ wants test/ or val/ beside it; without one, set data.videos={root / _TRAIN_FOLDER}"
     deeper = [name for name in left[_OUTSIDE] if name.count("/") > 1]
     if deeper and os.path.splitext(deeper[0])[1].lower() in IMAGE_SUFFIXES:
         return f"its images lie deeper, {such_as(deeper[:1])}; a folder of frames a video is data.kind=jpeg_folders"
@@ -205,6 +223,7 @@ def _remedy(left: _LeftOut) -> str:
 
 
 def _left_out_note(root: Path, left: _LeftOut) -> tuple[str, ...]:
-    kinds = (_OUTSIDE, _EMPTY, _BESIDE, _HIDDEN, _OTHER)
-    parts = [f"{len(left[kind])} {kind[len(left[kind]) > 1]} ({such_as(left[kind])})" for kind in kinds if left[kind]]
+    kinds = (_OUTSIDE, _EMPTY, _BESIDE, _UNREADABLE, _HIDDEN, _OTHER)
+    lists = [(kind, left[kind]) for kind in kinds if left.get(kind)]
+    parts = [f"{len(names)} {kind[len(names) > 1]} ({such_as(names)})" for kind, names in lists]
     return (f"data.videos={root}: left out {', '.join(parts)}",) if parts else ()

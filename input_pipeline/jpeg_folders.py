@@ -19,7 +19,7 @@ from pathlib import Path
 
 from input_pipeline.jpeg_video import JpegVideo, Series, prefixes
 from input_pipeline.schema import UserError
-from input_pipeline.video_list import VIDEO_SUFFIXES, Entries, Video, VideoList, subfolders
+from input_pipeline.video_list import VIDEO_SUFFIXES, Entries, Video, VideoList, one_spelling, subfolders, unreadable
 
 _FLOW_PREFIXES = (("flow_x_", "flow_y_"), ("x_", "y_"))
 # "flow_i_" is what dense_flow calls RGB when it is told nothing.
@@ -193,7 +193,7 @@ def _frames_only(here: _Look, apart: Path | None) -> Layout:
 
 
 class _Finder:
-    """Finds a video's folder in a place: at the same path, or by its name whatever its case.
+    """Finds a video's folder in a place: at the same path, or by its name whatever its case and the spelling of accents.
 
     UCF-101's flow and frames spell one class in two ways, v_HandstandPushups_g01_c01 and v_HandStandPushups_g01_c01.
     """
@@ -205,7 +205,7 @@ class _Finder:
     def _by_name(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
         for path in _folders_in([self._place.root, *subfolders(self._place.root)]):
-            found.setdefault(_bare(path).name.lower(), []).append(path)
+            found.setdefault(one_spelling(_bare(path).name).lower(), []).append(path)
         return found
 
     def series(self, video: Video) -> Series:
@@ -213,14 +213,15 @@ class _Finder:
         path = video.path if video.path.is_dir() else _bare(video.path)
         same = self._place.root / path.relative_to(self._listed_from)
         if not same.is_dir() and self._place.root != self._listed_from:
-            others = self._by_name.get(same.name.lower(), [])
+            others = self._by_name.get(one_spelling(same.name).lower(), [])
             same = others[0] if len(others) == 1 else same
         return Series(same, self._place.prefix)
 
 
 def _folders_in(folders: Iterable[Path], apart: Path | None = None) -> list[Path]:
-    """Return the folders in these folders, by name, without what lies in the folder `apart`."""
-    return [path for folder in folders if folder != apart for path in subfolders(folder) if path != apart]
+    """Return the folders in these folders, by name, without what lies in the folder `apart` or cannot be read."""
+    shown = [folder for folder in folders if folder != apart and not unreadable(folder)]
+    return [path for folder in shown for path in subfolders(folder) if path != apart]
 
 
 def _bare(folder: Path) -> Path:
@@ -235,7 +236,7 @@ def _first_folder(root: Path, names: Iterable[str]) -> Path | None:
 def _with_pictures(root: Path, apart: Path | None, depth: int = 4) -> list[Path]:
     """Return a spread of the folders below `root` that hold JPEGs or PNGs themselves, at most `_LOOKED_AT`."""
     found = []
-    for folder in _spread([path for path in subfolders(root) if path != apart]):
+    for folder in _spread([path for path in subfolders(root) if path != apart and not unreadable(path)]):
         if any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in folder.iterdir()):
             found.append(folder)
         elif depth > 1:

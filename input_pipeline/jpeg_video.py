@@ -18,7 +18,7 @@ import numpy as np
 from input_pipeline import codecs
 from input_pipeline.schema import UserError
 from input_pipeline.shards import EncodedVideo
-from input_pipeline.video_list import Video
+from input_pipeline.video_list import Video, unreadable
 
 _NUMBERED = re.compile(r"(.*?)(\d+)\.(?i:jpe?g)", re.DOTALL)
 
@@ -31,25 +31,25 @@ class Series:
     prefix: str
 
     def numbered(self) -> list[tuple[int, str]]:
-        """Return (number, file name) of what is there, sorted; empty where there is no such folder."""
+        """Return (number, file name) of what is there, sorted; empty where the folder is not there or cannot be read."""
         matches = [_NUMBERED.fullmatch(name) for name in _names(self.folder)]
         return sorted((int(match[2]), match[0]) for match in matches if match and match[1] == self.prefix)
 
     def sizes(self) -> list[int]:
-        """Return the files' sizes in bytes, by their numbers; 0 for a dangling link."""
+        """Return the files' sizes in bytes, by their numbers; 0 for a link that leads to no file."""
         sizes = dict.fromkeys((name for _, name in self.numbered()), 0)
         if sizes:
             with os.scandir(self.folder) as entries:
-                sizes |= {
-                    entry.name: entry.stat().st_size for entry in entries if entry.name in sizes and entry.is_file()
-                }
+                sizes |= {entry.name: _size(entry) for entry in entries if entry.name in sizes}
         return list(sizes.values())
 
     def checked(self) -> tuple[int, list[Path]]:
         """Return the first number and the files in order. Raises UserError ("<folder>: ...") for one missing or double."""
         numbered = self.numbered()
         if not numbered:
-            raise UserError(f"{self.folder}: holds no {self.prefix}*.jpg")
+            reason = unreadable(self.folder) if self.folder.is_dir() else ""
+            what = f"cannot be read ({reason})" if reason else f"holds no {self.prefix}*.jpg"
+            raise UserError(f"{self.folder}: {what}")
         for (one, name), (other, following) in itertools.pairwise(numbered):
             if one == other:
                 raise UserError(f"{self.folder}: {name} and {following} have the same number")
@@ -186,5 +186,12 @@ def _read(path: Path, decode, same_size: _SameSize) -> tuple[bytes, np.ndarray]:
 def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
+
+
+def _size(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size if entry.is_file() else 0
+    except OSError:
+        return 0  # a link that leads back to itself

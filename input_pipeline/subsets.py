@@ -78,14 +78,19 @@ def _group_counts(
     members: dict[str, list[int]] = defaultdict(list)
     for i in positions:
         members[videos[i].group].append(i)
-    # Not hash(), which differs from one Python process to the next.
-    groups = sorted(members, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    groups = sorted(members, key=lambda group: _rank(group, seed))
     labels = sorted({videos[i].label for i in positions})
+    column = {label: number for number, label in enumerate(labels)}
     counts = np.zeros((len(groups), len(labels)), np.int64)
     for row, group in enumerate(groups):
         for i in members[group]:
-            counts[row, labels.index(videos[i].label)] += 1
+            counts[row, column[videos[i].label]] += 1
     return groups, counts, members
+
+
+def _rank(group: str, seed: int) -> bytes:
+    # Not hash(), which differs from one Python process to the next.
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
 
 
 def _assign_folds(counts: np.ndarray, folds: int) -> np.ndarray:
@@ -114,13 +119,25 @@ def _held_out(videos: Sequence, train: Sequence[int], fraction: float, seed: int
     Groups are taken one by one: after the k-th of n, the held-out videos of each class should be k/n of that class, and
     the group that comes nearest is taken, unless a class would be left without a training video.
     """
-    groups, counts, members = _group_counts(videos, train, seed)
-    if len(groups) < 2:
+    number = len({videos[i].group for i in train})
+    if number < 2:
         raise UserError(
-            f"data.validation_fraction={fraction} needs at least 2 training groups, there is {len(groups)}: "
+            f"data.validation_fraction={fraction} needs at least 2 training groups, there is {number}: "
             "set it to 0 or give the clips groups (data.group_column)"
         )
-    wanted = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+    wanted = min(max(1, round(fraction * number)), number - 1)
+    chosen = (_choose_videos if number == len(train) else _choose_groups)(videos, train, wanted, seed)
+    if not chosen:
+        raise UserError(
+            f"data.validation_fraction={fraction}: every training group holds all videos of some class, so none can "
+            "be held out: set it to 0 or give the classes more groups"
+        )
+    return sorted(chosen)
+
+
+def _choose_groups(videos: Sequence, train: Sequence[int], wanted: int, seed: int) -> list[int]:
+    """Return the positions of `wanted` groups, or fewer, chosen as `_held_out` says."""
+    groups, counts, members = _group_counts(videos, train, seed)
     totals = counts.sum(axis=0)
     held = np.zeros_like(totals)
     free = np.ones(len(groups), bool)
@@ -135,9 +152,30 @@ def _held_out(videos: Sequence, train: Sequence[int], fraction: float, seed: int
         if np.all((totals - held - counts[row] > 0) | (counts[row] == 0)):
             held += counts[row]
             chosen.append(groups[row])
-    if not chosen:
-        raise UserError(
-            f"data.validation_fraction={fraction}: every training group holds all videos of some class, so none can "
-            "be held out: set it to 0 or give the classes more groups"
-        )
-    return sorted(i for group in chosen for i in members[group])
+    return [i for group in chosen for i in members[group]]
+
+
+def _choose_videos(videos: Sequence, train: Sequence[int], wanted: int, seed: int) -> list[int]:
+    """Return what `_choose_groups` does where each video is a group of its own, a million of them in seconds.
+
+    All videos of a class then cost the same, so that one cost a class is enough.
+    """
+    waiting: dict[int, list[int]] = defaultdict(list)
+    order = sorted(train, key=lambda i: _rank(videos[i].group, seed))
+    for row, i in enumerate(order):
+        waiting[videos[i].label].append(row)
+    rows = list(waiting.values())
+    totals = np.asarray([len(own) for own in rows])
+    held = np.zeros_like(totals)
+    following = np.asarray([own[0] for own in rows])
+    chosen: list[int] = []
+    while len(chosen) < wanted and np.any(held < totals - 1):
+        target = totals * ((len(chosen) + 1) / len(order))
+        cost = np.round(1.0 / totals + 2.0 * (held - target) / totals, _COST_DECIMALS)
+        cost[held == totals - 1] = np.inf  # the last video of a class stays in training
+        tied = np.flatnonzero(cost == cost.min())
+        label = tied[np.argmin(following[tied])]
+        chosen.append(order[following[label]])
+        held[label] += 1
+        following[label] = rows[label][held[label]]
+    return chosen

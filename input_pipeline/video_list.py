@@ -78,13 +78,24 @@ def check_still(videos: VideoList, method: str) -> None:
 
 
 def existing_folder(key: str, value: str) -> Path:
-    """Return the absolute path of an existing folder, links kept."""
+    """Return the absolute path of an existing folder that can be read, links kept."""
     if not value:
         raise UserError(f"{key} is empty: give a folder")
     folder = Path(os.path.abspath(os.path.expanduser(value)))
     if not folder.is_dir():
         raise UserError(f"{key}={value} is not a folder")
+    if reason := unreadable(folder):
+        raise UserError(f"{key}={value} cannot be read ({reason}): mend its permissions, or give another folder")
     return folder
+
+
+def unreadable(folder: Path) -> str:
+    """Return why the disk refuses to list a folder; empty where it does not."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""
 
 
 def inside(root: Path, entry: str, where: str) -> Path:
@@ -145,7 +156,15 @@ def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder that are not hidden, by name."""
     # scandir knows what is a folder without a call for each of the many files that one may hold.
     with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(folder / entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Return whether what scandir found is a folder; a link that leads back to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def video_files(folders: Iterable[Path]) -> list[Path]:

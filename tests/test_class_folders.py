@@ -7,6 +7,7 @@ import unicodedata
 
 import pytest
 from test_datasets import section, touch
+from unreadable import refuse
 
 from input_pipeline.datasets import list_videos
 from input_pipeline.schema import UserError
@@ -122,6 +123,42 @@ def test_dangling_links_are_absent(tmp_path):
     with pytest.raises(UserError, match=r"1 of 2 listed videos are absent, such as run/gone: complete them"):
         read(root)
     assert names(read(root, allow_missing=True)) == ["run/x"]
+
+
+def test_links_that_lead_back_to_themselves_are_no_folders(tmp_path):
+    root = touch(tmp_path / "set", "run/x.avi")
+    for place in (root / "loop", root / "run" / "loop"):
+        place.symlink_to(place)
+    listed = read(root)
+    assert names(listed) == ["run/x"]
+    assert listed.notes == (f"data.videos={root}: left out 2 other files (such as loop, run/loop)",)
+    (root / "run" / "y.avi").symlink_to(root / "run" / "y.avi")
+    with pytest.raises(UserError, match=r"1 of 2 listed videos are absent, such as run/y: complete them"):
+        read(root)
+
+
+def test_folders_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    root = touch(tmp_path / "set", "train/run/x.avi", "train/walk/y.avi", "test/run/z.avi")
+    refuse(monkeypatch, root / "train" / "walk")
+    listed = read(root)
+    assert names(listed) == ["test/run/z", "train/run/x"]
+    assert listed.notes == (f"data.videos={root}: left out 1 folder that cannot be read (such as train/walk/)",)
+    for folder in (root / "train", root):
+        refuse(monkeypatch, folder)
+        with pytest.raises(UserError) as caught:
+            read(root)
+        assert str(caught.value).startswith(f"data.videos={folder} cannot be read (Permission denied): mend its perm")
+
+
+def test_train_without_test_is_said(tmp_path):
+    root = touch(tmp_path / "set", "train/run/x.avi", "train/walk/y.avi")
+    with pytest.raises(UserError) as caught:
+        read(root)
+    assert str(caught.value) == (
+        f"data.videos={root} holds no <class>/<video>: train/ wants test/ or val/ beside it; without one, set "
+        f"data.videos={root}/train"
+    )
+    assert names(read(root / "train")) == ["run/x", "walk/y"]
 
 
 def test_a_folder_named_as_a_video_is_none(tmp_path):

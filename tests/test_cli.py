@@ -11,7 +11,8 @@ from conftest import REPOSITORY, cpu_environment
 
 from configs import base
 from input_pipeline.schema import UserError
-from twostream_jax import cli, cli_config
+from twostream_jax import cli, cli_config, validate
+from twostream_jax.models import STREAMS
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,42 @@ def test_a_full_disk_is_one_line_too(capsys, monkeypatch):
 
     monkeypatch.setattr(cli, "_demo", full)
     assert run(capsys)[::2] == (2, "error: [Errno 28] No space left on device: 'runs/demo/x'\n")
+
+
+@pytest.mark.parametrize("mode", cli.MODES)
+def test_a_stop_says_what_goes_on(capsys, monkeypatch, mode):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"_{mode}", stop)
+    goes_on = "; the same command continues" if mode in ("train", "prepare", "demo", "table") else ""
+    assert run(capsys, f"--mode={mode}")[::2] == (130, f"stopped{goes_on}\n")
+
+
+@pytest.mark.parametrize(("arguments", "status"), [("--config=configs/demo.py", 141), ("--mode=inspect", 0)])
+def test_work_that_a_closed_pipe_cut_short_has_not_ended_well(arguments, status):
+    """In a process of its own, since the standard output is given up; 0 where only a reader had seen enough."""
+    code = (
+        "import sys; from twostream_jax import cli\n"
+        "def broken(*_): raise BrokenPipeError(32, 'Broken pipe')\n"
+        "cli._train = cli._inspect = broken\n"
+        f"cli.main([{arguments!r}])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=cpu_environment(), capture_output=True)
+    said = b"error: nothing reads the output any more; the same command continues\n" if status else b""
+    assert (ended.returncode, ended.stderr) == (status, said)
+
+
+@pytest.mark.parametrize("text", [f"({'-' * 100_000}1)", "(" * 100_000, f"{'-' * 100_000}1"])
+def test_literals_too_deep_to_read_are_one_line(text):
+    for key in ("optim.drops", "optim.learning_rate", "flow.bound_px"):
+        try:
+            config, _ = cli_config.load("configs/demo.py", [f"--config.{key}={text}"])
+        except UserError as error:
+            assert f"--config.{key}=" in str(error)
+        else:
+            with pytest.raises(UserError, match=key):
+                validate.check_config(config, STREAMS)
 
 
 def test_names_of_any_letters_stay_on_one_line(capsys, monkeypatch):

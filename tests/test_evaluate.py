@@ -142,6 +142,23 @@ def test_classes_are_matched_by_name(trained, tmp_path):
         evaluate(config, workdir)
 
 
+def test_videos_that_were_trained_on_are_no_test_set(trained, tmp_path):
+    """As after prepare over a CSV whose train and test were swapped; records of another name are another data set."""
+    config, workdir = trained["temporal"]
+    config = config.copy_and_resolve_references()
+    shutil.copytree(config.data.records, tmp_path / "records")
+    path = tmp_path / "records" / "dataset.json"
+    config.data.records, config.eval.frames, config.eval.crops = str(tmp_path / "records"), 1, 1
+    text, swap = path.read_text(), {"train": "test", "test": "train"}
+    path.write_text(re.sub('"(train|test)"', lambda found: f'"{swap[found[1]]}"', text))
+    records = Setup.of(config).records.videos
+    first = next(video.name for video in records if video.subsets["1"] == "test")
+    with pytest.raises(UserError, match=f"eval.subset=test: the net in .* was trained on {first}, which data.records="):
+        evaluate(config, workdir)
+    path.write_text(path.read_text().replace('"name": "videos"', '"name": "others"', 1))
+    assert evaluate(config, workdir)["videos"] == 18
+
+
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [

@@ -1,6 +1,7 @@
 """Flow that others computed: every layout gives the batches that the video's own records give; lists; what is refused."""
 
 import pickle
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from jpeg_sets import LAYOUTS, jpeg, put, write_set, write_video
+from unreadable import refuse
 
 from input_pipeline import pipeline
 from input_pipeline.datasets import list_videos
@@ -252,3 +254,31 @@ def test_two_frame_folders_of_one_name_are_not_guessed(tmp_path):
     (video,) = list_videos(section(tmp_path / "s", frames=str(tmp_path / "f"))).videos
     assert video.source.rgb.folder == tmp_path / "f" / "c" / "v"
     assert names(section(tmp_path / "s")) == ["c/v"]
+
+
+def test_accents_are_one_spelling(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
+    root = write_video(tmp_path / "s" / "train" / nfd / f"x{nfd}", frames=0, fields=1).parents[2]
+    write_video(root / "test" / nfc / "y", frames=0, fields=1)
+    put(tmp_path / "f" / f"x{nfc}" / "img_1.jpg", jpeg())
+    put(tmp_path / "f" / "y" / "img_1.jpg", jpeg())
+    listed = list_videos(section(root, frames=str(tmp_path / "f")))
+    assert listed.classes == (nfc,) and [v.name for v in listed.videos] == [f"test/{nfc}/y", f"train/{nfc}/x{nfc}"]
+    assert [v.source.rgb.folder for v in listed.videos] == [tmp_path / "f" / "y", tmp_path / "f" / f"x{nfc}"]
+    assert all(video.exists() for video in listed.videos)
+
+
+def test_loops_and_folders_that_cannot_be_read_do_not_stop_the_list(tmp_path, monkeypatch):
+    for name in ("run/a", "run/b", "walk/c"):
+        write_video(tmp_path / name)
+    for loop in (tmp_path / "loop", tmp_path / "run" / "loop", tmp_path / "run" / "a" / "img_00009.jpg"):
+        loop.symlink_to(loop)
+    refuse(monkeypatch, tmp_path / "walk", tmp_path / "run" / "b")
+    listed = list_videos(section(tmp_path))
+    assert [video.name for video in listed.videos] == ["run/a", "run/b"]
+    assert f"data.videos={tmp_path}: left out 1 folder that cannot be read (such as walk/)" in listed.notes
+    first, second = (video.source for video in listed.videos)
+    assert first.rgb.sizes()[-1] == 0 and first.rgb.sizes()[0] > 0 and second.size_bytes() == 0
+    # Prepare sets it aside with this reason.
+    with pytest.raises(UserError, match=r"run/b: cannot be read \(Permission denied\)$"):
+        second.rgb.checked()

@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from input_pipeline.schema import UserError
-from twostream_jax import cli, cli_config, validate
+from twostream_jax import cli, cli_config, validate_run
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def test_keys_that_an_older_version_did_not_have_are_at_their_defaults(tmp_path,
     # A checkpoint of that version goes on, unless a new key is set otherwise than it was.
     now = base.get_config().to_dict()
     now["train"]["steps"] = 7
-    assert validate.check_resume(stored, now, tmp_path) == []
+    assert validate_run.check_resume(stored, now, tmp_path) == []
     now["input"]["flip"] = False
     del stored["input"]["flip"]
     with pytest.raises(UserError, match=r"input\.flip was True, is False"):
-        validate.check_resume(stored, now, tmp_path)
+        validate_run.check_resume(stored, now, tmp_path)

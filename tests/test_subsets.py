@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from input_pipeline import subsets
 from input_pipeline.schema import UserError
 from input_pipeline.subsets import select
 
@@ -105,6 +108,49 @@ def test_validation_leaves_every_class_in_training_and_holds_each():
         assert {videos[i].label for i in chosen["train"]} == {0, 1, 2}
         # round(0.5 * 9) = 4 groups, as even between the two classes as four groups can be.
         assert Counter(videos[i].label for i in chosen["validation"]) == {0: 2, 1: 2}
+
+
+def by_groups(videos, wanted, seed) -> list[int]:
+    """Return the held-out videos, each a group, by the rule as it is told: a table of videos and classes, one by one."""
+    order = sorted(range(len(videos)), key=lambda i: hashlib.sha256(f"{seed}:{videos[i].group}".encode()).hexdigest())
+    totals = Counter(video.label for video in videos)
+    held, chosen = Counter(), []
+    while len(chosen) < wanted:
+        share = Fraction(len(chosen) + 1, len(videos))
+
+        def distance(i, share=share):
+            after = held + Counter([videos[i].label])
+            return sum((after[label] - share * n) ** 2 / n for label, n in totals.items())
+
+        free = [i for i in order if i not in chosen and held[videos[i].label] < totals[videos[i].label] - 1]
+        if not free:
+            break
+        chosen.append(min(free, key=distance))
+        held[videos[chosen[-1]].label] += 1
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_videos_that_are_groups_are_held_out_by_the_same_rule(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(5, 40, p=(0.5, 0.25, 0.15, 0.05, 0.05))
+    videos = [video(f"v{i}", int(label), f"v{i}", s1="train") for i, label in enumerate(labels)]
+    test = [video("t", 0, "t", s1="test")]
+    for fraction in (0.1, 0.33, 0.98):
+        held = choose(videos + test, validation_fraction=fraction, seed=seed)["validation"]
+        assert list(held) == by_groups(videos, round(fraction * 40), seed)
+        assert set(labels) == {labels[i] for i in range(40) if i not in held}
+    # Groups of several videos go by the same rule.
+    assert subsets._choose_groups(videos, range(40), 12, seed) == subsets._choose_videos(videos, range(40), 12, seed)
+
+
+def test_many_videos_without_groups_are_divided_quickly():
+    videos = [video(f"v{i}", i % 1000, f"v{i}", s1="train") for i in range(50_000)]
+    begun = time.process_time()
+    held = choose([*videos, video("t", 0, "t", s1="test")], validation_fraction=0.1)["validation"]
+    # Half a second; by a table of videos and classes more than ten minutes and 400 MB.
+    assert time.process_time() - begun < 10
+    assert set(Counter(videos[i].label for i in held).values()) == {5}
 
 
 def test_validation_is_taken_from_the_training_folds():

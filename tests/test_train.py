@@ -15,7 +15,7 @@ from twostream_jax.checkpoint import Checkpoints
 from twostream_jax.drivers import bad_batch
 from twostream_jax.drivers.setup import Setup
 from twostream_jax.drivers.train import train
-from twostream_jax.run_log import read_metrics
+from twostream_jax.run_log import Progress, read_metrics
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -254,6 +254,25 @@ def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkey
     assert "continues at step 4" in capsys.readouterr().out
     train(config, tmp_path / "calm")
     assert same_arrays(state_of(config, tmp_path / "run", 6), state_of(config, tmp_path / "calm", 6))
+
+
+@pytest.mark.parametrize(("at", "saved"), [(2, 3), (6, 6)])
+def test_a_signal_between_save_and_progress_loses_nothing(config, tmp_path, monkeypatch, capsys, at, saved):
+    """It comes too late for its own step, which is not saved, and ends the run after the next; the last is saved."""
+
+    class Signalled(Progress):
+        def update(self, done, total, note=""):
+            if done == at:
+                signal.raise_signal(signal.SIGTERM)
+            super().update(done, total, note)
+
+    monkeypatch.setattr("twostream_jax.drivers.train.Progress", Signalled)
+    config.train.checkpoint_every = 5
+    with pytest.raises(SystemExit) as stopped:
+        train(config, tmp_path / "run")
+    assert stopped.value.code == 0 and f"saved at step {saved} and stopped" in capsys.readouterr().out
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == saved
 
 
 def test_a_config_that_would_prepare_otherwise_is_warned_of(finished, tmp_path, capsys):

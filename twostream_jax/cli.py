@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,6 +25,8 @@ MODES = {
     "predict": ("video", "runs"),
     "inspect": ("json", "filters"),
 }
+# Those that go on where they were stopped.
+RESUMED = ("train", "prepare", "demo", "table")
 
 USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DIR] [--config.section.key=value ...]
 
@@ -48,13 +51,17 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # Whoever read the output has seen enough, as `head` has.
+        # Whoever read the output has seen enough, as `head` has; but work that was cut short has not ended well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if _mode_of(arguments) in RESUMED:
+            with contextlib.suppress(OSError):
+                print("error: nothing reads the output any more; the same command continues", file=sys.stderr)
+            sys.exit(141)  # 128 + SIGPIPE, as a shell has it
     except OSError as error:
         print(f"error: {one_line(first_line(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        print(f"stopped{'; the same command continues' if _mode_of(arguments) in RESUMED else ''}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -78,14 +85,26 @@ def _define_flags() -> flags.FlagValues:
     return values
 
 
+def _mode(values: flags.FlagValues) -> str:
+    """Return the mode that is asked for, or the one that stands for none."""
+    continues = values.workdir and (Path(values.workdir) / "config.json").is_file()
+    return values.mode if values["mode"].present else ("train" if values.config or continues else "demo")
+
+
+def _mode_of(arguments: list[str]) -> str:
+    """Return the mode of a command line that has been read before."""
+    values = _define_flags()
+    values(["run.py", *arguments], known_only=True)
+    return _mode(values)
+
+
 def _run(arguments: list[str]) -> None:
     values = _define_flags()
     try:
         rest = values(["run.py", *arguments], known_only=True)[1:]
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())}; see --help") from error
-    continues = values.workdir and (Path(values.workdir) / "config.json").is_file()
-    mode = values.mode if values["mode"].present else ("train" if values.config or continues else "demo")
+    mode = _mode(values)
     if mode not in MODES:
         raise UserError(f"--mode={mode}: choose one of {', '.join(MODES)}")
     for name in {name for taken in MODES.values() for name in taken} - set(MODES[mode]):

@@ -224,7 +224,8 @@ def _literal(text: str):
     """Return the Python literal that the text is, or the text."""
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    # The last two come of thousands of signs or brackets.
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -114,11 +115,14 @@ def _evaluated(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
     subset, path = config.eval.subset, workdir / eval_name(config.eval.subset)
     scores = workdir / file_name(dataset.name, config.data.split, config.data.folds, subset)
     if path.is_file() and scores.is_file():
-        found, provenance = json.loads(path.read_text(encoding="utf-8")), ScoreFile.read(scores).provenance
-        protocol = protocol_name(config.eval.frames, config.eval.crops)
-        same = (found["protocol"], found["checkpoint"]) == (protocol, config.train.steps)
-        if same and provenance["records"]["checksum"] == dataset.checksum and provenance["step"] == config.train.steps:
-            return found
+        # What is damaged is made anew.
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            found, provenance = json.loads(path.read_text(encoding="utf-8")), ScoreFile.read(scores).provenance
+            last = config.train.steps
+            wanted = (protocol_name(config.eval.frames, config.eval.crops), last, dataset.checksum, last)
+            of_records, of_step = provenance["records"]["checksum"], provenance["step"]
+            if (found["protocol"], found["checkpoint"], of_records, of_step) == wanted and summary_lines(found):
+                return found
     return evaluate(config, workdir)
 
 

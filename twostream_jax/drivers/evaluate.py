@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from twostream_jax import mesh as meshes
-from twostream_jax import metrics, validate
+from twostream_jax import metrics, validate_run
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.scoring import Scorer, VideoScores
 from twostream_jax.drivers.setup import Setup, package_versions
@@ -37,7 +37,7 @@ def evaluate(config, workdir: Path) -> dict:
     """Score `eval.subset` with `eval.checkpoint` of the run in `workdir`; return what eval.json holds.
 
     Leaves `scores_<task>_split<k>_<subset>.npz` and `eval.json` (`eval_<subset>.json` for other subsets than test).
-    Refuses inputs, a net or a split other than the checkpoint's.
+    Refuses inputs, a net or a split other than the checkpoint's, and videos of another subset that it was trained on.
     """
     setup = Setup.of(config)
     table = setup.table(config.eval.subset)
@@ -45,12 +45,17 @@ def evaluate(config, workdir: Path) -> dict:
         step = choose_step(checkpoints, str(config.eval.checkpoint))
         stored = checkpoints.config(step)
         (head, classes), *_ = stored["tasks"].items()
-        validate.check_same_net(stored["config"], config.to_dict(), workdir)
-        validate.check_same_split(stored["config"], config.to_dict(), workdir)
-        validate.check_same_classes(classes, setup.classes, workdir, config.data.records)
+        validate_run.check_same_net(stored["config"], config.to_dict(), workdir)
+        validate_run.check_same_split(stored["config"], config.to_dict(), workdir)
+        validate_run.check_same_classes(classes, setup.classes, workdir, config.data.records)
+        if config.eval.subset != "train" and stored["records"]["name"] == setup.task:
+            # Checkpoints of older versions do not remember their videos.
+            names = (setup.records.videos[i].name for i in table.position)
+            trained = stored.get("trained_videos", "")
+            validate_run.check_unseen(trained, names, config.eval.subset, workdir, config.data.records)
         if jax.process_index() == 0:
             check_writable(workdir)
-        for line in validate.records_differ(stored["records"], setup.records_facts, config.data.records):
+        for line in validate_run.records_differ(stored["records"], setup.records_facts, config.data.records):
             print(line, file=sys.stderr)
         mesh = meshes.make_mesh()
         model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)

@@ -9,7 +9,7 @@ import numpy as np
 from input_pipeline import dataset_file
 from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
-from twostream_jax import validate
+from twostream_jax import validate_run
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.models import build_model, parameter_table
@@ -45,7 +45,7 @@ def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict
         step = choose_step(checkpoints, str(config.eval.checkpoint))
         stored = checkpoints.config(step)
         tasks = {name: len(classes) for name, classes in stored["tasks"].items()}
-        validate.check_same_net(stored["config"], config.to_dict(), workdir)
+        validate_run.check_same_net(stored["config"], config.to_dict(), workdir)
         abstract = abstract_params(build_model(config.model, tasks), Inputs.of(config.input))
         if filters_path is not None:
             params = checkpoints.restore_params(step, abstract, meshes.make_mesh())

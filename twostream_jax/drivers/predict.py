@@ -17,7 +17,7 @@ from input_pipeline.stages import PrepareSettings
 from input_pipeline.store import Records
 from input_pipeline.video_list import Video, VideoList
 from twostream_jax import mesh as meshes
-from twostream_jax import validate
+from twostream_jax import validate_run
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.evaluate import load_params, protocol_name
 from twostream_jax.drivers.scoring import Scorer
@@ -65,13 +65,13 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict, str]]:
         with Checkpoints(workdir, read_only=True) as checkpoints:
             step = choose_step(checkpoints, str(config.eval.checkpoint))
             stored = checkpoints.config(step)
-        validate.check_same_net(stored["config"], config.to_dict(), workdir)
+        validate_run.check_same_net(stored["config"], config.to_dict(), workdir)
         loaded.append((step, stored, _flow_method(config, stored["records"], workdir)))
     (first, first_dir), classes = runs[0], _classes(loaded[0][1])
     for number, ((config, workdir), (_, stored, _)) in enumerate(zip(runs, loaded, strict=True)):
         if any(workdir.resolve() == earlier.resolve() for _, earlier in runs[:number]):
             raise UserError(f"--runs: {workdir} is given twice; give each run once")
-        validate.check_runs_classes(classes, _classes(stored), first_dir, workdir)
+        validate_run.check_runs_classes(classes, _classes(stored), first_dir, workdir)
         ours, theirs = (protocol_name(c.eval.frames, c.eval.crops) for c in (first, config))
         if ours != theirs or first.eval.frames != config.eval.frames:
             raise UserError(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from input_pipeline import pipeline, sampling, store, subsets, transforms
 from input_pipeline.schema import UserError
-from twostream_jax import validate
+from twostream_jax import validate, validate_run
 from twostream_jax.drivers.input_checks import check_directions, check_input
 from twostream_jax.models import STREAMS, build_model
 from twostream_jax.steps import Inputs
@@ -79,6 +79,11 @@ class Setup:
             "short_side": stored.short_side,
             "flow": asdict(stored.flow) if stored.flow else None,
         }
+
+    @cached_property
+    def trained_videos(self) -> str:
+        """The fingerprints of the training videos, by which eval knows them again."""
+        return validate_run.fingerprints(self.records.videos[i].name for i in self.positions["train"])
 
     @cached_property
     def inputs(self) -> Inputs:

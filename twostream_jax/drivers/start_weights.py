@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import base
 from input_pipeline.schema import UserError, shown_name
 from twostream_jax import mesh as meshes
-from twostream_jax import validate
+from twostream_jax import validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.setup import Setup
 from twostream_jax.models import build_model
@@ -129,8 +129,8 @@ def _run(path: Path, setup: Setup) -> Source:
             stored = checkpoints.config(step)
         except Damaged as error:
             raise _damaged(path, step, steps, error) from error
-    validate.check_start(stored["config"], setup.config.to_dict(), path)
-    for line in validate.records_differ(*_shown_facts(stored["records"], setup), setup.config.data.records):
+    validate_run.check_start(stored["config"], setup.config.to_dict(), path)
+    for line in validate_run.records_differ(*_shown_facts(stored["records"], setup), setup.config.data.records):
         print(line)
     tasks = {task: len(classes) for task, classes in stored["tasks"].items()}
     model = build_model(_section(stored, "model"), tasks)

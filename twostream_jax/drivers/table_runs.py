@@ -13,7 +13,7 @@ from configs import base
 from input_pipeline import dataset_file
 from input_pipeline.added_classes import merged_csv
 from input_pipeline.schema import UserError
-from twostream_jax import validate
+from twostream_jax import validate_run
 from twostream_jax.drivers.evaluate import eval_name, protocol_name
 from twostream_jax.drivers.prepare import list_config_videos, prepare_records
 from twostream_jax.drivers.tables2014 import ADDED, Net, all_nets
@@ -214,5 +214,5 @@ def evaluation(config: ConfigDict, folder: Path, dataset: dataset_file.Dataset, 
         wanted = (protocol_name(config.eval.frames, config.eval.crops), config.train.steps)
     except (ValueError, KeyError):
         return None  # damaged: made anew
-    validate.check_resume(before, config.to_dict(), folder)
+    validate_run.check_resume(before, config.to_dict(), folder)
     return found if same and (found["protocol"], found["checkpoint"]) == wanted else None

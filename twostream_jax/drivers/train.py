@@ -14,7 +14,7 @@ from input_pipeline import pipeline
 from input_pipeline.folder_lock import folder_lock
 from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
-from twostream_jax import steps, validate
+from twostream_jax import steps, validate, validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.bad_batch import NotFinite, bad_batch, refusal
 from twostream_jax.drivers.scoring import Scorer
@@ -40,7 +40,7 @@ def train(config, workdir: Path) -> dict:
     table = setup.table("train")
     if any((workdir / stream / "config.json").exists() for stream in ("spatial", "temporal")):
         raise UserError(f"--workdir={workdir}: holds a run of both streams; name another folder for this net")
-    for line in validate.prepared_otherwise(config, setup.records_facts):
+    for line in validate_run.prepared_otherwise(config, setup.records_facts):
         print(line, file=sys.stderr)
     setup = replace(setup, config=_from_anywhere(config))
     params = steps.abstract_params(setup.model({setup.task: len(setup.classes)}), setup.inputs)
@@ -152,11 +152,15 @@ class _Run:
                     with jax.transfer_guard("disallow"):
                         state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), self.step_key)
                     lines.add(step, metrics)
-                    if self._saves_at(step) or stop.wanted:
+                    # Read once: what comes after this is granted after the next step, which then is saved.
+                    ends = bool(stop.wanted)
+                    if self._saves_at(step) or ends:
                         self._save(step, state, lines)
                     progress.update(step, last, lines.text)
-                    if stop.wanted:
-                        self._end(step, stop, workdir)
+                    if ends:
+                        break
+                if stop.wanted:
+                    self._end(step, stop, workdir)
         except NotFinite as error:
             batch = bad_batch(draw, self.setup.records.videos, error.step)
             raise refusal(error, batch, workdir, write=jax.process_index() == 0) from error
@@ -212,11 +216,12 @@ class _Run:
 
 
 def _config_item(setup: Setup) -> dict:
-    """Return what stands beside a state: the config, class names, the records' facts, and package versions."""
+    """Return what stands beside a state: the config, class names, the records' facts, the videos, and versions."""
     return {
         "config": setup.config.to_dict(),
         "tasks": {setup.task: list(setup.classes)},
         "records": setup.records_facts,
+        "trained_videos": setup.trained_videos,
         "versions": package_versions(),
     }
 
@@ -231,11 +236,11 @@ def _resumable_steps(checkpoints: Checkpoints, setup: Setup, workdir: Path) -> l
             _say_damaged(step, error)
             continue
         if not saved:
-            for line in validate.check_resume(stored["config"], setup.config.to_dict(), workdir):
+            for line in validate_run.check_resume(stored["config"], setup.config.to_dict(), workdir):
                 print(line)
-            validate.check_same_records(stored["records"], setup.records_facts, workdir, setup.config.data.records)
+            validate_run.check_same_records(stored["records"], setup.records_facts, workdir, setup.config.data.records)
             (classes,) = stored["tasks"].values()
-            validate.check_same_classes(classes, setup.classes, workdir, setup.config.data.records)
+            validate_run.check_same_classes(classes, setup.classes, workdir, setup.config.data.records)
         saved.append(step)
     if checkpoints.steps() and not saved:
         raise _nothing_left(checkpoints.folder)

@@ -1,0 +1,180 @@
+"""What a checkpoint must have in common with the config and records it is used with, before any device work.
+
+Each check raises `UserError` with one line that names the key, shows its value and says what to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+
+from configs import base
+from input_pipeline.schema import UserError, shown_name
+
+# Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by
+# their checksum, wherever they lie; what only `prepare` reads is settled once they are written.
+FREE_ON_RESUME = (
+    "train.steps", "train.checkpoint_every", "train.log_every",
+    "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
+    "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
+    "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",
+    "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
+)  # fmt: skip
+
+
+def _flatten(config: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _as_of(stored: dict) -> dict:
+    """Return a checkpoint's config, flat; keys that its version did not have are at their defaults."""
+    return _flatten(base.get_config().to_dict()) | _flatten(stored)
+
+
+def check_resume(stored: dict, wanted: dict, workdir) -> list[str]:
+    """Return the lines that say which free keys changed since the checkpoint; refuse when any other key did.
+
+    stored, wanted: the configs as nested dicts. Refusing names every differing key with both values.
+    """
+    before, now = _as_of(stored), _flatten(wanted)
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    refused = [key for key in changed if key not in FREE_ON_RESUME]
+    if refused:
+        listed = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in refused)
+        raise UserError(
+            f"--workdir={workdir}: its run cannot continue, {listed}; restore these or use another --workdir"
+        )
+    return [f"continues with {key} {now.get(key)!r} instead of {before.get(key)!r}" for key in changed]
+
+
+def check_start(stored: dict, wanted: dict, start) -> None:
+    """Refuse to begin with the weights of another net than the config's; both configs nested dicts, `start` init.from."""
+    before, now = _flatten(stored), _flatten(wanted)
+    for key in ("model.name", "model.width"):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"init.from={start}: its net has {key}={before.get(key)!r}, this config's {now.get(key)!r}; set the same, "
+                "or choose other weights"
+            )
+
+
+def check_same_net(stored: dict, wanted: dict, workdir) -> None:
+    """Refuse to score with other inputs or another net than a checkpoint was trained with; both configs nested dicts.
+
+    How training batches were augmented does not matter.
+    """
+    before, now = _as_of(stored), _flatten(wanted)
+    keys = [key for key in sorted(before.keys() | now.keys()) if key.split(".")[0] in ("input", "model")]
+    _refuse_changed(before, now, [key for key in keys if key not in ("input.flip", "input.lighting")], workdir)
+
+
+def check_same_split(stored: dict, wanted: dict, workdir) -> None:
+    """Refuse to score videos divided otherwise than in training: some would have been trained on."""
+    keys = [f"data.{key}" for key in ("split", "folds", "validation_fraction", "seed")]
+    _refuse_changed(_as_of(stored), _flatten(wanted), keys, workdir)
+
+
+def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
+    for key in keys:
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{key}={now.get(key)!r}: the net in {workdir} was trained with {before.get(key)!r}; leave it at that"
+            )
+
+
+def check_same_records(stored: dict, wanted: dict, workdir, records) -> None:
+    """Refuse to continue a run on other records than it began with (`Setup.records_facts`), naming what differs."""
+    before, now = _flatten(stored), _flatten(wanted)
+    changed = [key for key in (before | now) if before.get(key) != now.get(key)]
+    if changed:
+        # A checksum says nothing to the eye: it is shown only where nothing else differs.
+        told = [key for key in changed if key != "checksum"] or changed
+        listed = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in told)
+        raise UserError(
+            f"data.records={records}: not the records that the run in {workdir} began with: {listed}; "
+            "use those, or another --workdir"
+        )
+
+
+def _short(fact) -> str:
+    return str(fact)[:40]
+
+
+def fingerprints(names: Iterable[str]) -> str:
+    """Return what a checkpoint remembers of the videos that its net was trained on: eight letters each, sorted.
+
+    They are the first 48 bits of each name's SHA-256: of ImageNet's 1.28 million and 50,000 other videos, one is taken
+    for another with a chance of 0.02 %.
+    """
+    return "".join(sorted(map(_fingerprint, names)))
+
+
+def _fingerprint(name: str) -> str:
+    return base64.b64encode(hashlib.sha256(name.encode()).digest()[:6]).decode()
+
+
+def check_unseen(trained: str, names: Iterable[str], subset: str, workdir, records) -> None:
+    """Refuse to score videos of `subset` that the net was trained on, naming the first; `trained` are `fingerprints`."""
+    seen = {trained[i : i + 8] for i in range(0, len(trained), 8)}
+    shared = next((name for name in names if _fingerprint(name) in seen), None)
+    if shared is not None:
+        raise UserError(
+            f"eval.subset={subset}: the net in {workdir} was trained on {shown_name(shared)}, which data.records={records} "
+            f"now has in its {subset} videos; bring back that division and prepare, or train in another --workdir"
+        )
+
+
+def records_differ(stored: dict, found: dict, records: str) -> list[str]:
+    """Return the lines that warn of records made otherwise than those a net was trained on (`Setup.records_facts`)."""
+    lines = []
+    for key in ("short_side", "flow"):
+        if stored[key] != found[key]:
+            lines.append(f"warning: {records} was made with {key} {found[key]}, the net was trained on {stored[key]}")
+    return lines
+
+
+def prepared_otherwise(config, facts: dict) -> list[str]:
+    """Return the lines that say where the records differ from what the config would prepare; the records rule."""
+    flow = facts["flow"] or {"method": "none", "bound_px": config.flow.bound_px}
+    pairs = {
+        "data.short_side": (config.data.short_side, facts["short_side"]),
+        "flow.method": (config.flow.method, flow["method"]),
+        "flow.bound_px": (config.flow.bound_px, flow["bound_px"]),
+    }
+    if config.data.kind == "jpeg_folders":
+        # JPEGs keep their size, and their flow, if any, is not computed.
+        given = flow["method"] == "given"
+        pairs = {"data.jpeg_bound_px": (config.data.jpeg_bound_px, flow["bound_px"])} if given else {}
+    return [
+        f"warning: {key} is {ours} in the config and {theirs} in {config.data.records}; the records rule"
+        for key, (ours, theirs) in pairs.items()
+        if ours != theirs
+    ]
+
+
+def check_same_classes(stored, wanted, workdir, records) -> None:
+    """Refuse records whose class names differ from those a checkpoint was trained on; their order may differ."""
+    if set(stored) != set(wanted):
+        lacking = ", ".join(sorted(set(stored) - set(wanted))[:3]) or "none"
+        unknown = ", ".join(sorted(set(wanted) - set(stored))[:3]) or "none"
+        raise UserError(
+            f"data.records={records}: classes differ from the checkpoint's in {workdir}: "
+            f"missing {lacking}; unknown to the net {unknown}; use the records it was trained on"
+        )
+
+
+def check_runs_classes(first, other, first_dir, other_dir) -> None:
+    """Refuse to average two runs whose nets tell other classes apart; their order may differ."""
+    if set(first) != set(other):
+        only = [", ".join(sorted(set(a) - set(b))[:3]) or "none" for a, b in ((first, other), (other, first))]
+        raise UserError(
+            f"--runs: {first_dir} and {other_dir} were trained on different classes "
+            f"(only in the first: {only[0]}; only in the second: {only[1]}); give runs of one data set"
+        )
