@@ -111,9 +111,11 @@ def estimate_line(videos: VideoList, cost: Estimate) -> str:
 def dataset_line(records: str, dataset: Dataset) -> str:
     """Return the line that says what lies in the records folder."""
     counts = dataset.counts
-    flow = f"{dataset.flow.method} flow" if dataset.flow else "no flow"
+    holds = [f"{counts['videos']} videos"]
+    if "rgb" in dataset.streams:
+        holds.append(f"{counts['frames']} frames")
+    if dataset.flow:
+        method = "taken over" if dataset.flow.method == "given" else dataset.flow.method
+        holds.append(f"{counts['pairs']} flow pairs ({method})")
     bad = f", {counts['quarantined']} set aside (see {records}/quarantine.jsonl)" if counts["quarantined"] else ""
-    return (
-        f"{records}: {counts['videos']} videos, {counts['frames']} frames, {counts['pairs']} {flow} pairs, "
-        f"{size_words(counts['bytes'] / 1e9)}{bad}"
-    )
+    return f"{records}: {', '.join(holds)}, {size_words(counts['bytes'] / 1e9)}{bad}"
