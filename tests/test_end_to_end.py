@@ -114,7 +114,7 @@ def test_tvl1_at_256_px(data_dir, tmp_path):
     ]  # fmt: skip
     assert "22 flow pairs" in command("--mode=prepare", "--dry_run", *common)
     assert not (tmp_path / "records").exists()
-    assert "22 tvl1 flow pairs" in command("--mode=prepare", *common)
+    assert "22 flow pairs (tvl1)" in command("--mode=prepare", *common)
     dataset = json.loads((tmp_path / "records" / "dataset.json").read_text())
     assert dataset["short_side"] == 256 and dataset["flow"]["method"] == "tvl1" and dataset["flow"]["bound_px"] == 20.0
     assert all((video["height"], video["width"]) == (256, 342) for video in dataset["videos"])
