@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_clips import sealed
 
 from input_pipeline import sampling
 from input_pipeline.schema import UserError
@@ -129,7 +130,7 @@ def test_classes_are_matched_by_name(trained, tmp_path):
     dataset["classes"] = dataset["classes"][::-1]
     for video in dataset["videos"]:
         video["label"] = 8 - video["label"]
-    (records / "dataset.json").write_text(json.dumps(dataset))
+    (records / "dataset.json").write_text(sealed(json.dumps(dataset)))
     config.data.records = str(records)
     turned = evaluate(config, workdir)
     assert turned["4x10"] == expected["4x10"]
@@ -137,7 +138,7 @@ def test_classes_are_matched_by_name(trained, tmp_path):
     assert np.array_equal(scores.labels, expected_scores.labels) and scores.classes == expected_scores.classes
     np.testing.assert_allclose(scores.probs, expected_scores.probs, atol=1e-6)
     dataset["classes"][0] = "juggling"
-    (records / "dataset.json").write_text(json.dumps(dataset))
+    (records / "dataset.json").write_text(sealed(json.dumps(dataset)))
     with pytest.raises(UserError, match="unknown to the net juggling"):
         evaluate(config, workdir)
 
@@ -150,12 +151,12 @@ def test_videos_that_were_trained_on_are_no_test_set(trained, tmp_path):
     path = tmp_path / "records" / "dataset.json"
     config.data.records, config.eval.frames, config.eval.crops = str(tmp_path / "records"), 1, 1
     text, swap = path.read_text(), {"train": "test", "test": "train"}
-    path.write_text(re.sub('"(train|test)"', lambda found: f'"{swap[found[1]]}"', text))
+    path.write_text(sealed(re.sub('"(train|test)"', lambda found: f'"{swap[found[1]]}"', text)))
     records = Setup.of(config).records.videos
     first = next(video.name for video in records if video.subsets["1"] == "test")
     with pytest.raises(UserError, match=f"eval.subset=test: the net in .* was trained on {first}, which data.records="):
         evaluate(config, workdir)
-    path.write_text(path.read_text().replace('"name": "videos"', '"name": "others"', 1))
+    path.write_text(sealed(path.read_text().replace('"name": "videos"', '"name": "others"', 1)))
     assert evaluate(config, workdir)["videos"] == 18
 
 
@@ -184,7 +185,7 @@ def test_records_made_otherwise_are_warned_of_and_named(trained, tmp_path, capsy
     config, workdir = trained["temporal"]
     shutil.copytree(config.data.records, tmp_path / "records")
     path = tmp_path / "records" / "dataset.json"
-    path.write_text(path.read_text().replace('"method": "dis"', '"method": "farneback"'))
+    path.write_text(sealed(path.read_text().replace('"method": "dis"', '"method": "farneback"')))
     config = config.copy_and_resolve_references()
     config.data.records = str(tmp_path / "records")
     evaluate(config, workdir)

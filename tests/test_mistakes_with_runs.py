@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from command_line import forbid_devices, refused
+from tiny_clips import sealed
 
 from input_pipeline.schema import SCHEMA_VERSION
 from twostream_jax.checkpoint import Checkpoints
@@ -151,8 +152,10 @@ def lab(tiny_config, tmp_path_factory):
 
 def other_records(here, records) -> dict:
     changes = {
-        "other": lambda text: text.replace('"red-bob"', '"juggling"', 1).replace('"checksum": "', '"checksum": "0'),
-        "rgb_only": lambda text: text.replace('"streams": ["rgb", "flow"]', '"streams": ["rgb"]'),
+        "other": lambda text: sealed(
+            text.replace('"red-bob"', '"juggling"', 1).replace('"checksum": "', '"checksum": "0')
+        ),
+        "rgb_only": lambda text: sealed(text.replace('"streams": ["rgb", "flow"]', '"streams": ["rgb"]')),
         "newer": lambda text: text.replace(f'"schema": {SCHEMA_VERSION}', '"schema": 99'),
         "cut": lambda text: text[: len(text) // 2],
     }

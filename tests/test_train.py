@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from tiny_clips import sealed
 from trained import events, numbers, same_arrays, scalars, state_of
 
 from input_pipeline import sampling
@@ -117,7 +118,7 @@ def test_records_with_other_class_names_are_refused(finished, tmp_path):
     config, workdir, _ = finished
     shutil.copytree(config.data.records, tmp_path / "records")
     path = tmp_path / "records" / "dataset.json"
-    path.write_text(path.read_text().replace('"red-swing"', '"juggling"', 1))
+    path.write_text(sealed(path.read_text().replace('"red-swing"', '"juggling"', 1)))
     changed = config.copy_and_resolve_references()
     changed.data.records, changed.train.steps = str(tmp_path / "records"), 7
     with pytest.raises(UserError, match="unknown to the net juggling"):
@@ -168,7 +169,7 @@ def test_other_records_are_refused(finished, tmp_path):
     config, workdir, _ = finished
     shutil.copytree(config.data.records, tmp_path / "records")
     path = tmp_path / "records" / "dataset.json"
-    path.write_text(path.read_text().replace('"checksum": "', '"checksum": "0'))
+    path.write_text(sealed(path.read_text().replace('"checksum": "', '"checksum": "0')))
     changed = config.copy_and_resolve_references()
     changed.data.records = str(tmp_path / "records")
     with pytest.raises(UserError, match=r"not the records that the run in .*: checksum was .*, is 0"):
@@ -177,7 +178,7 @@ def test_other_records_are_refused(finished, tmp_path):
     text = (
         path.read_text().replace('"short_side": 48', '"short_side": 64').replace('"method": "dis"', '"method": "tvl1"')
     )
-    path.write_text(text.replace('"name": "videos"', '"name": "others"', 1))
+    path.write_text(sealed(text.replace('"name": "videos"', '"name": "others"', 1)))
     with pytest.raises(UserError) as refused:
         train(changed, workdir)
     told = "name was videos, is others; short_side was 48, is 64; flow.method was dis, is tvl1; use those"

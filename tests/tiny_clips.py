@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
+import json
 
 import cv2
 import numpy as np
 
-from input_pipeline import prepare
+from input_pipeline import dataset_file, prepare
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import Video, VideoList
 
@@ -42,6 +43,13 @@ def tiny_list(folder, count=4):
 
 def run(videos, records, settings=SETTINGS, **changes):
     return prepare.prepare(videos, records, dataclasses.replace(settings, **changes), lambda *progress: None)
+
+
+def sealed(text):
+    """Return an edited dataset.json with the checksum that it would have been written with."""
+    plain = json.loads(text)
+    del plain["schema"], plain["content"]
+    return dataset_file.format_dataset(dataset_file._dataset(plain))
 
 
 def hashes(folder):
