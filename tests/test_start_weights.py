@@ -13,6 +13,7 @@ import pytest
 from command_line import forbid_devices, refused
 from conftest import REPOSITORY, cpu_environment
 from test_processes import free_port
+from tiny_clips import sealed
 from trained import same_arrays
 
 from configs import base
@@ -54,7 +55,7 @@ def other_records(config, folder, **changes) -> str:
     """Return a copy of the records whose dataset.json says otherwise: name, or classes."""
     shutil.copytree(config.data.records, folder, dirs_exist_ok=True)
     path = Path(folder) / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(sealed(json.dumps(json.loads(path.read_text()) | changes)))
     return str(folder)
 
 
