@@ -6,10 +6,13 @@ that step, and threads, worker processes, devices and hosts change nothing in wh
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
 import os
 import signal
+import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
@@ -99,8 +102,9 @@ def _run(chain: grain.MapDataset, reading: Reading) -> Iterator[dict[str, np.nda
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         os.environ["JAX_PLATFORMS"] = "cpu"
+        copies = _OwnCopies()
         workers_options = grain.MultiprocessingOptions(num_workers=reading.num_workers)
-        dataset = dataset.mp_prefetch(workers_options, worker_init_fn=_start_worker).map(_own_copy)
+        dataset = dataset.mp_prefetch(workers_options, worker_init_fn=_start_worker).map(copies)
     iterator = iter(dataset)
     try:
         # Grain starts its threads and processes when the first batch is asked for.
@@ -115,15 +119,37 @@ def _run(chain: grain.MapDataset, reading: Reading) -> Iterator[dict[str, np.nda
         iterator.close()
         del iterator, dataset
         if reading.num_workers:
-            gc.collect()
+            copies.wait_until_freed()
 
 
-def _own_copy(batch: dict) -> dict[str, np.ndarray]:
-    """Return the batch outside of the memory shared with the worker that made it.
+class _OwnCopies:
+    """Batch -> the same outside of the memory shared with the worker that made it.
 
     The device may hold on to a batch until the program ends, which is too late to give shared memory back.
     """
-    return {key: np.array(value) for key, value in batch.items()}
+
+    def __init__(self):
+        # The last arrays in shared memory that were handed over: Grain's threads may hold on to them for a moment.
+        self._shared: collections.deque[weakref.ref] = collections.deque(maxlen=100)
+        self._kinds: set[type] = set()
+
+    def __call__(self, batch: dict) -> dict[str, np.ndarray]:
+        self._shared.extend(weakref.ref(value) for value in batch.values())
+        self._kinds.update(map(type, batch.values()))
+        return {key: np.array(value) for key, value in batch.items()}
+
+    def wait_until_freed(self, seconds: float = 5.0) -> None:
+        """Collect garbage until nobody holds shared memory, or the time is over."""
+        limit = time.monotonic() + seconds
+        gc.collect()
+        while any(array() is not None for array in self._shared) and time.monotonic() < limit:
+            time.sleep(0.01)
+            gc.collect()
+        # Grain gives the memory back in a thread of its own, which the end of the program would cut off: when the thread
+        # has done one thing more, it has done those before.
+        for thread in (getattr(kind, "_del_thread_pool", None) for kind in self._kinds):
+            if thread is not None:
+                thread.apply_async(int).wait(seconds)
 
 
 def _start_worker(index: int, count: int) -> None:
