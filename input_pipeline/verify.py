@@ -54,12 +54,6 @@ def find_damage(path: Path, on_file: Callable[[int, int, str], None]) -> list[Da
     dataset.json itself is damaged, which nothing else could tell how to mend.
     """
     dataset = dataset_file.read_dataset(path)
-    # dataset.json is one with itself; this is what a training remembers of it.
-    if dataset.checksum != dataset_file.checksum(dataset.files, dataset.videos):
-        raise UserError(
-            f"{path / dataset_file.DATASET_FILE}: its checksum does not fit its content, it was edited or "
-            "damaged; copy it again, or delete the folder and run --mode=prepare again"
-        )
     every = [(folder, number) for folder, files in dataset.files.items() for number in range(len(files))]
     places, damages = _places(dataset), []
     for done, (folder, number) in enumerate(every):
