@@ -176,12 +176,13 @@ def _train(values, rest) -> None:
 
 
 def _eval(values, rest) -> None:
-    from twostream_jax.drivers.evaluate import evaluate, summary_lines
+    from twostream_jax.drivers.evaluate import by_task, evaluate, summary_lines
 
     for workdir in _runs_or_newest(values):
-        result = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
-        print(f"{workdir}, checkpoint {result['checkpoint']}")
-        print("\n".join(summary_lines(result)))
+        results = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
+        for summary in by_task(results).values():
+            print(f"{workdir}, checkpoint {summary['checkpoint']}")
+            print("\n".join(summary_lines(summary)))
 
 
 def _fuse(values, rest) -> None:
