@@ -28,6 +28,8 @@ def draw_flow(config, video: Path, folder: Path, frame: int | None = None) -> li
     check_values(config)
     _check_places(video, folder)
     stack, side, method = config.input.stack, config.data.short_side, config.flow.method
+    if method == "none":
+        raise UserError("flow.method=none: names no flow; set --config.flow.method=dis, or another method")
     count = _count_frames(video, side)
     if count <= stack:
         raise UserError(
@@ -48,10 +50,10 @@ def draw_flow(config, video: Path, folder: Path, frame: int | None = None) -> li
     of = f"of {count} (counted from 0) of {video.name}, {method} flow"
     flow_png, stacking_png = folder / "flow.png", folder / "stacking.png"
     optical_flow(
-        flow_png, f"Optical flow between frames {first} and {first + 1} {of}", frames[:2], fields[0], box, first
+        flow_png, f"Optical flow from frame {first} to frame {first + 1} {of}", frames[:2], fields[0], box, first
     )
     fixed, along = np.asarray(stack_flow(fields)), np.asarray(trajectory_stack(fields))
-    title = f"L = {stack} fields between frames {first} and {first + stack} {of}"
+    title = f"L = {stack}: flow from frame {first} to frame {first + stack} {of}"
     stackings(stacking_png, title, frames[0], fixed, along, box, moving_points(seen, box), first)
     return [flow_png, stacking_png]
 

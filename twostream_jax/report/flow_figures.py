@@ -5,6 +5,7 @@ Pictures have y down too, so that an arrow drawn in the picture's own coordinate
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -98,7 +99,7 @@ def optical_flow(path: Path, title: str, frames: np.ndarray, field: np.ndarray, 
         labels[-1].set_ha("right")  # within the bar, whose neighbour is near
         bar.outline.set_visible(False)
     _close_up(picture_axes(figure, grid[:, 2], ""), frames[0], field, box)
-    figure.suptitle(drawable(title), fontsize=10, color=INK, x=0.01, ha="left")
+    _title(figure, title)
     save(figure, path)
 
 
@@ -150,8 +151,13 @@ def stackings(
         axes = figure.add_subplot(grid[1, column])
         name = f"$d^{'xy'[column]}_k$ of point {chosen + 1}, px per frame ({('right', 'down')[column]} is above 0)"
         _curves(axes, name, at_pixel[chosen, column::2], on_path[chosen, column::2], colours)
-    figure.suptitle(drawable(title), fontsize=10, color=INK, x=0.01, ha="left")
+    _title(figure, title)
     save(figure, path)
+
+
+def _title(figure: Figure, title: str) -> None:
+    lines = textwrap.fill(drawable(title), int(12 * figure.get_figwidth()))  # letters an inch at this size, at least
+    figure.suptitle(lines, fontsize=10, color=INK, x=0.01, ha="left")
 
 
 def _outline(box: Box) -> Rectangle:
@@ -168,10 +174,10 @@ def _pale(frame: np.ndarray) -> np.ndarray:
 def _gain(vectors: np.ndarray, longest_px: float) -> float:
     """Return 1, 2 or 5 times a power of ten: how often vectors [..., 2n] can be drawn as long, within `longest_px`.
 
-    The longest hundredth of them is not asked.
+    The longest hundredth of them is not asked; what moves less than .1 px is drawn as if it moved that far.
     """
     lengths = np.hypot(vectors[..., ::2], vectors[..., 1::2])
-    most = longest_px / max(float(np.percentile(lengths, 99)), 1e-3)
+    most = longest_px / max(float(np.percentile(lengths, 99)), 0.1)
     power = 10.0 ** np.floor(np.log10(most))
     return float(power * max(step for step in (1, 2, 5) if step * power <= most * (1 + 1e-9)))
 
