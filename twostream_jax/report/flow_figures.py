@@ -140,19 +140,22 @@ def stackings(
         axes.set_xlim(view[:2])
         axes.set_ylim(view[3], view[2])  # y is down
         _numbers(axes, paths)
-    steps = ScalarMappable(BoundaryNorm(np.arange(fields + 1) + 0.5, fields), ListedColormap(colours))
-    shown = np.arange(1, fields + 1, -(-fields // 12))
-    bar = figure.colorbar(
-        steps, ax=[left, right], ticks=shown, orientation="horizontal", aspect=60, pad=0.02, shrink=0.6
-    )
-    bar.set_label(f"k, the field from frame {first} + k − 1 to the next", fontsize=9)
-    bar.outline.set_visible(False)
+    _colour_key(figure, [left, right], colours, first)
     for column in range(2):
         axes = figure.add_subplot(grid[1, column])
         name = f"$d^{'xy'[column]}_k$ of point {chosen + 1}, px per frame ({('right', 'down')[column]} is above 0)"
         _curves(axes, name, at_pixel[chosen, column::2], on_path[chosen, column::2], colours)
     _title(figure, title)
     save(figure, path)
+
+
+def _colour_key(figure: Figure, axes: list[Axes], colours: np.ndarray, first: int) -> None:
+    edges = np.arange(len(colours) + 1) + 0.5
+    steps = ScalarMappable(BoundaryNorm(edges, len(colours)), ListedColormap(colours))
+    shown = np.arange(1, len(colours) + 1, -(-len(colours) // 12))
+    bar = figure.colorbar(steps, ax=axes, ticks=shown, orientation="horizontal", aspect=60, pad=0.02, shrink=0.6)
+    bar.set_label(f"k, the field from frame {first} + k − 1 to the next", fontsize=9)
+    bar.outline.set_visible(False)
 
 
 def _title(figure: Figure, title: str) -> None:
