@@ -50,7 +50,7 @@ def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict
         abstract = abstract_params(build_model(config.model, tasks), Inputs.of(config.input))
         if filters_path is not None:
             params = checkpoints.restore_params(step, abstract, meshes.make_mesh())
-            filters(filters_path, np.asarray(params["conv1"]["kernel"]))
+            filters(filters_path, np.asarray(params["conv1"]["kernel"]), config.input.streams[0])
         result = {
             "workdir": str(workdir),
             "checkpoint": step,
