@@ -31,6 +31,11 @@ class Paper:
     section: str  # of the paper, as the file's first line has it
     expected: str  # its number
     trained: tuple[str, ...] = ()  # layers; () for all
+    also: int = 0  # classes of a second task
+
+    @property
+    def heads(self) -> dict[str, int]:
+        return {"a": self.classes} | ({"b": self.also} if self.also else {})
 
 
 CONFIGS = {
@@ -47,6 +52,8 @@ CONFIGS = {
     "imagenet": Paper(1000, 3, "Sect. 5", "13.5 % top-5 error"),
     "temporal_hmdb51": Paper(51, 20, "Table 2", "46.6 %"),
     "temporal_hmdb51_from_ucf101": Paper(51, 20, "Table 2", "49.0 %"),
+    "temporal_multitask": Paper(101, 20, "Table 3", "81.5 %", also=51),
+    "temporal_multitask_hmdb51": Paper(101, 20, "Table 2", "55.4 %", also=51),
 }
 OTHERS = {"__init__", "base", "demo", "fight", "mini6", "weizmann4", "table", "table_tiny"}
 OTHERS |= {"table_tiny_hmdb51", "table_tiny_imagenet"}
@@ -67,7 +74,7 @@ def test_a_config_file_says_where_from_what_to_expect_what_it_costs_and_how_to_r
     assert re.match(
         r"[\d,]+ steps of 256 (stacks|fields|frames|clips|images), \d\.\d\d? TFLOP|that of configs/", lines["Cost"]
     )
-    assert lines["Command"] == f"python run.py --config=configs/{name}.py"
+    assert lines["Command"].split(", after")[0] == f"python run.py --config=configs/{name}.py"
     for other in re.findall(r"configs/\w+\.py", " ".join(rest)):
         assert (REPOSITORY / other).is_file()
 
@@ -89,7 +96,7 @@ def kernels(paper: Paper, slow: bool) -> dict[str, tuple[int, ...]]:
         "conv5": (3, 3, 512, 512),
         "full6": (6, 6, 512, 4096),
         "full7": (4096, 2048),
-        "full8_a": (2048, paper.classes),
+        **{f"full8_{head}": (2048, classes) for head, classes in paper.heads.items()},
     }
 
 
@@ -102,6 +109,7 @@ TOTALS = {
     "spatial": 90_627_813,
     "imagenet": 92_469_864,
     "temporal_hmdb51": 90_605_331,
+    "temporal_multitask": 90_707_781 + 51 * 2049,
     # conv1 12 channels more, conv2 96, conv3 256.
     "slow_fusion": 90_627_813 + 12 * 4704 + 25 * 96 * 256 + 9 * 256 * 512,
 }
@@ -109,13 +117,14 @@ SAME_TOTAL = {
     **dict.fromkeys(("temporal_means_kept", "trajectory", "bidirectional"), "temporal"),
     **dict.fromkeys(("spatial_finetuned", "spatial_last_layer"), "spatial"),
     "temporal_hmdb51_from_ucf101": "temporal_hmdb51",
+    "temporal_multitask_hmdb51": "temporal_multitask",
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_layers_and_counts_are_those_of_the_papers_table(name):
     config, _ = cli_config.load(f"configs/{name}.py", [])
-    model, inputs = build_model(config.model, {"a": CONFIGS[name].classes}), Inputs.of(config.input)
+    model, inputs = build_model(config.model, CONFIGS[name].heads), Inputs.of(config.input)
     by_hand = kernels(CONFIGS[name], slow=name == "slow_fusion")
     table = parameter_table(steps.abstract_params(model, inputs))
     shapes = {layer: shape for layer, shape, _ in table}
@@ -141,7 +150,7 @@ def test_layers_and_counts_are_those_of_the_papers_table(name):
     assert config.model.name == "slow_fusion" or set(model.normalised) == set(norms)
 
 
-def batches(inputs: Inputs, classes: int) -> tuple[dict, dict]:
+def batches(inputs: Inputs, heads: tuple) -> tuple[dict, dict]:
     """Return a random training and eval batch of two samples (`schema`): crops, but whole frames for paths and to score."""
     rng = np.random.default_rng(0)
 
@@ -161,8 +170,8 @@ def batches(inputs: Inputs, classes: int) -> tuple[dict, dict]:
     train |= {
         "crop": np.int32([[y, x, inputs.crop, inputs.crop] for y, x in corner]),
         "flip": np.array([False, True]),
-        "label": np.int32([3, classes - 1]),
-        "task": np.zeros(2, np.int32),
+        "label": np.int32([3, heads[-1][1] - 1]),
+        "task": np.int32([0, len(heads) - 1]),
         "weight": np.ones(2, np.float32),
     }
     if "rgb" in inputs.streams:
@@ -175,18 +184,18 @@ def plain(section) -> tuple:
 
 
 @functools.lru_cache(maxsize=1)
-def both_steps(model_items: tuple, inputs: Inputs, optim_items: tuple, freeze: tuple, classes: int, crops: int) -> dict:
+def both_steps(model_items: tuple, inputs: Inputs, optim_items: tuple, freeze: tuple, heads: tuple, crops: int) -> dict:
     """Return what a training and an eval step leave; the configs that ask for the same share it, next to each other."""
     from ml_collections import ConfigDict
 
     model, optimizer = (
-        build_model(ConfigDict(dict(model_items)), {"a": classes}),
+        build_model(ConfigDict(dict(model_items)), dict(heads)),
         make_optimizer(ConfigDict(dict(optim_items))),
     )
     mesh = meshes.make_mesh(jax.devices()[:1])
     frozen = frozen_layers(steps.abstract_params(model, inputs), freeze)
     static = {"model": model, "optimizer": optimizer, "inputs": inputs, "frozen": frozen}
-    train_batch, eval_batch = batches(inputs, classes)
+    train_batch, eval_batch = batches(inputs, heads)
     init_key, key = steps.jit_keys(mesh, 0)
     state = steps.jit_init(mesh, **static)(init_key)
     momenta = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
@@ -194,7 +203,8 @@ def both_steps(model_items: tuple, inputs: Inputs, optim_items: tuple, freeze: t
     # Before the training step, which of two samples and at a rate for 256 makes probabilities of 0 and 1.
     score = steps.jit_eval_step(mesh, model=model, inputs=inputs, crops=crops)
     scores = jax.device_get(score(state.params, meshes.put_batch(eval_batch, mesh))["a"])
-    state, metrics = steps.jit_train_step(mesh, tasks=("a",), **static)(state, meshes.put_batch(train_batch, mesh), key)
+    step = steps.jit_train_step(mesh, tasks=tuple(dict(heads)), **static)
+    state, metrics = step(state, meshes.put_batch(train_batch, mesh), key)
     finite = bool(steps.jit_all_finite(mesh)(state.params))
     moved = {layer for layer in before if (np.asarray(state.params[layer]["bias"]) != before[layer]).any()}
     return {
@@ -216,12 +226,17 @@ def test_a_full_size_step_and_its_scores(name):
     # The schedules differ in what comes later.
     optim = tuple((key, (50_000,) if key == "drops" else value) for key, value in plain(config.optim))
     done = both_steps(
-        plain(config.model), Inputs.of(config.input), optim, tuple(config.init.freeze), paper.classes, config.eval.crops
+        plain(config.model),
+        Inputs.of(config.input),
+        optim,
+        tuple(config.init.freeze),
+        tuple(paper.heads.items()),
+        config.eval.crops,
     )
     assert np.isfinite(done["loss"]) and done["finite"]
     # A net that knows nothing: ln of the classes, within what dropout makes of random scores.
-    assert abs(done["loss"] - np.log(paper.classes)) < 0.3
-    layers = {"conv1", "conv2", "conv3", "conv4", "conv5", "full6", "full7", "full8_a"}
+    assert abs(done["loss"] - sum(map(np.log, paper.heads.values()))) < 0.3 * len(paper.heads)
+    layers = {"conv1", "conv2", "conv3", "conv4", "conv5", "full6", "full7", *(f"full8_{head}" for head in paper.heads)}
     assert done["moved"] == set(paper.trained or layers)
     total = 2049 * paper.classes if paper.trained else TOTALS[SAME_TOTAL.get(name, name)]
     assert done["trained"] == done["momenta"] == total

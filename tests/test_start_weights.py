@@ -131,7 +131,8 @@ def test_other_classes_of_the_same_task_begin_afresh(second, tmp_path):
         f"  not taken: full8_videos (9 classes, {classes[0]} ...)",
     ]
     with pytest.raises(
-        UserError, match=r"^init\.freeze covers full8_videos, and init\.from=step 6 of .* has no full8_vid"
+        UserError,
+        match=r"^init\.freeze covers full8_videos, and init\.from=step 6 of .* has no full8 of these 9 classes",
     ):
         plan(second, ("conv1", "full8_videos"))
 

@@ -39,7 +39,7 @@ def test_what_a_run_leaves(finished):
         stored = checkpoints.config(6)
         assert checkpoints.best_step() in (3, 6)
     assert stored["tasks"] == {"videos": list(Setup.of(config).only.classes)}
-    assert stored["records"]["checksum"] == Setup.of(config).only.records.dataset.checksum
+    assert stored["records"]["videos"]["checksum"] == Setup.of(config).only.records.dataset.checksum
     assert stored["config"]["model"]["width"] == 1 / 16 and "jax" in stored["versions"]
 
 
