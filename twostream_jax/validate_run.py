@@ -209,7 +209,7 @@ def check_runs_classes(first: dict, other: dict, first_dir, other_dir) -> None:
 
 def config_item_by_task(stored: dict) -> dict:
     """Return a checkpoint's `config` item as this version writes it; versions with one task only had no names there."""
-    records = stored["records"]
+    records = stored.get("records", {})
     if "checksum" not in records:
         return stored
     (task,) = stored["tasks"]

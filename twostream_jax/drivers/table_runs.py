@@ -118,7 +118,7 @@ class Places:
     def _merged(self) -> ConfigDict:
         """Return the config of HMDB-51 with the added classes: a CSV of both lists, its records in the workdir."""
         native, other = (self.config(place) for place in ("hmdb51", "ucf101"))
-        listing = self.workdir / "lists" / f"{ADDED}.csv"
+        listing = self.workdir / "lists" / ADDED / "list.csv"  # the folder is the data set's name
         if not listing.is_file():
             lists = [list_config_videos(config) for config in (native, other)]
             text, root = merged_csv(*lists, folds=native.data.folds, seed=native.data.seed)
