@@ -1,0 +1,1 @@
+"""mode=bench: our times beside those of PyTorch, in interleaved rounds of one run."""
