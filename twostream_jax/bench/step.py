@@ -111,9 +111,7 @@ def torch_steps(config, batch: dict[str, np.ndarray]) -> tuple[dict[str, Callabl
         try:
             net(flow_input(tensors)[:1])  # gives the lazy layer its size
             half = config.train.dtype == "bfloat16"
-            step = training_step(
-                net, tensors, config.optim, channels_last=channels_last, compiled=compiled, half=half
-            )
+            step = training_step(net, tensors, config.optim, channels_last=channels_last, compiled=compiled, half=half)
             step()
             made[name] = step
         # torch.compile fails in as many ways as there are compilers.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from input_pipeline.schema import UserError
+from twostream_jax.models.conv1 import StridedConv
 from twostream_jax.models.heads import WholeMapConv, class_scores
 from twostream_jax.models.layers import convolved_size, hidden_init, lrn, max_pool, pooled_size, score_init
 
@@ -65,15 +66,12 @@ class CnnM(nn.Module):
         """Return pool5 [N, h, w, C] of x [N, H, W, C], filling in `activations`."""
         pool5_size(x.shape[1]), pool5_size(x.shape[2])  # raises for an input too small
         for name, (channels, kernel, stride, padding) in CONVOLUTIONS.items():
-            x = nn.Conv(
-                self._channels(channels),
-                (kernel, kernel),
-                strides=(stride, stride),
-                padding=padding,
-                kernel_init=hidden_init(self.start),
-                dtype=self.dtype,
-                name=name,
-            )(x)
+            common = {"kernel_init": hidden_init(self.start), "dtype": self.dtype, "name": name}
+            size = (self._channels(channels), (kernel, kernel))
+            if name == "conv1":
+                x = StridedConv(*size, **common)(x)
+            else:
+                x = nn.Conv(*size, strides=(stride, stride), padding=padding, **common)(x)
             x = activations[name] = nn.relu(x)
             if name in self.normalised:
                 x = activations[name.replace("conv", "norm")] = lrn(x)
