@@ -22,6 +22,7 @@ MODES = {
     "eval": ("coordinator", "num_processes", "process_id"),
     "fuse": ("scores", "train_scores"),
     "table": ("table",),
+    "bench": ("bench",),
     "predict": ("video", "runs"),
     "inspect": ("json", "filters", "video", "figures", "frame"),
 }
@@ -75,6 +76,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_list("scores", [], "fuse: score files of the streams", flag_values=values)
     flags.DEFINE_list("train_scores", [], "fuse: score files of the training videos", flag_values=values)
     flags.DEFINE_string("table", "", "table: which of the paper's", flag_values=values)
+    flags.DEFINE_list("bench", [], "bench: what to measure", flag_values=values)
     flags.DEFINE_string("video", "", "predict, inspect: the video file", flag_values=values)
     flags.DEFINE_list("runs", [], "predict: workdirs", flag_values=values)
     flags.DEFINE_boolean("json", False, "inspect: print JSON", flag_values=values)
@@ -125,6 +127,7 @@ def _run(arguments: list[str]) -> None:
         "eval": _eval,
         "fuse": _fuse,
         "table": _table,
+        "bench": _bench,
         "predict": _predict,
         "inspect": _inspect,
     }[mode](values, rest)
@@ -223,6 +226,15 @@ def _place_config(place: str, path: str):
         return cli_config.load(path, [])[0]
     except UserError as error:
         raise UserError(f"table.{place}: {error}") from error
+
+
+def _bench(values, rest) -> None:
+    from twostream_jax.bench.run import BENCHES, bench
+
+    if not values.bench:
+        raise UserError(f"--mode=bench needs --bench={','.join(BENCHES)}")
+    config, _ = cli_config.load(values.config or "configs/bench.py", rest)
+    bench(values.bench, config, Path(values.workdir or "runs/bench"))
 
 
 def _predict(values, rest) -> None:

@@ -1,86 +1,113 @@
-"""Interleaved rounds: every contestant runs once a round, so that a busy moment of the machine meets all alike."""
+"""Interleaved rounds: every contestant runs once a round, so that a busy moment of the machine meets all alike.
+
+Each has a process of its own, which sleeps while the others run: threads that one library leaves spinning would take the
+cores from the next, and count as its time.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import importlib.metadata
+import multiprocessing
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 
-import jax
+# What a builder may raise where its library is not installed or cannot do this here: said in the table, not a failure.
+Builder = Callable[..., tuple[Callable[[], object], dict]]
 
-# What decides over times; those that are not installed are left out.
-PACKAGES = ("jax", "jaxlib", "flax", "grain", "numpy", "opencv-contrib-python-headless", "torch")
+
+@dataclass
+class Rounds:
+    """What interleaved rounds found: times by contestant, facts of those that could be built, reasons of the others."""
+
+    wall_s: dict[str, list[float]] = field(default_factory=dict)
+    cpu_s: dict[str, list[float]] = field(default_factory=dict)
+    facts: dict[str, dict] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def median(self, name: str) -> float:
+        """Return the median seconds of a contestant's rounds."""
+        return statistics.median(self.wall_s[name])
+
+    def fastest(self, names: list[str]) -> str | None:
+        """Return which of the names has the lowest median; None where none of them could be built."""
+        return min((name for name in names if name in self.wall_s), key=self.median, default=None)
+
+    def ratio(self, name: str, peer: str) -> float:
+        """Return the median over rounds of the time of `name` divided by that of `peer` in the same round."""
+        pairs = zip(self.wall_s[name], self.wall_s[peer], strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, on_progress: Callable[[int, int], None]
-) -> dict[str, dict[str, list[float]]]:
-    """Return {name: {"wall_s": [...], "cpu_s": [...]}}, one entry a round, after one run of each that is not counted.
+    contestants: Mapping[str, tuple[Builder, tuple]], rounds: int, on_progress: Callable[[int, int], None]
+) -> Rounds:
+    """Return the times of `rounds` rounds, after one of each contestant that is not counted.
 
-    A contestant's call must return only when its work is done. The order turns by one place each round. CPU seconds are
-    those of this process and its ended children, all threads. `on_progress(rounds done, rounds)` is called as it goes.
+    A contestant is (builder, arguments): in its process, `builder(*arguments)` returns the function that is timed, which
+    must return only when its work is done, and facts about it. The order turns by one place each round.
+    `on_progress(rounds done, rounds)` is called as it goes.
     """
-    names = list(contestants)
-    times: dict[str, dict[str, list[float]]] = {name: {"wall_s": [], "cpu_s": []} for name in names}
-    for done in range(-1, rounds):
-        on_progress(max(done, 0), rounds)
-        for place in range(len(names)):
-            name = names[(place + done) % len(names)]
-            # Garbage of one must not be collected at the cost of the next.
-            gc.collect()
-            wall, cpu = time.perf_counter(), _cpu_seconds()
-            contestants[name]()
-            wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
-            if done >= 0:
-                times[name]["wall_s"].append(wall)
-                times[name]["cpu_s"].append(cpu)
-    on_progress(rounds, rounds)
-    return times
+    found = Rounds()
+    on_progress(0, rounds)
+    with contextlib.ExitStack() as stack:
+        running: dict[str, Connection] = {}
+        for name, (builder, arguments) in contestants.items():
+            connection = stack.enter_context(_process(builder, arguments))
+            built, said = connection.recv()
+            if built:
+                running[name], found.facts[name] = connection, said
+                found.wall_s[name], found.cpu_s[name] = [], []
+            else:
+                found.missing[name] = said
+        names = list(running)
+        for done in range(rounds):
+            for place in range(len(names)):
+                name = names[(place + done) % len(names)]
+                running[name].send(True)
+                wall, cpu = running[name].recv()
+                found.wall_s[name].append(wall)
+                found.cpu_s[name].append(cpu)
+            on_progress(done + 1, rounds)
+    return found
 
 
-def _cpu_seconds() -> float:
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
+@contextlib.contextmanager
+def _process(builder: Builder, arguments: tuple) -> Iterator[Connection]:
+    """Yield the connection to a fresh process that builds a contestant and runs it once for each True it is sent."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    # Several share one accelerator: none may take all of its memory at the start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    process = context.Process(target=_serve, args=(theirs, builder, arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            ours.send(False)
+        process.join(30)
+        process.kill()
 
 
-def ratio(times: Mapping[str, Mapping[str, list[float]]], name: str, peer: str, clock: str = "wall_s") -> float:
-    """Return the median over rounds of the time of `name` divided by that of `peer` in the same round."""
-    pairs = zip(times[name][clock], times[peer][clock], strict=True)
-    return statistics.median(ours / theirs for ours, theirs in pairs)
-
-
-def fastest(times: Mapping[str, Mapping[str, list[float]]], names: list[str], clock: str = "wall_s") -> str:
-    """Return which of the names has the lowest median."""
-    return min(names, key=lambda name: statistics.median(times[name][clock]))
-
-
-def machine() -> dict:
-    """Return what a time depends on: processor, cores that may be used, devices, and versions."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    devices = jax.devices()
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _serve(connection: Connection, builder: Builder, arguments: tuple) -> None:
+    try:
+        run, facts = builder(*arguments)
+        run()  # compiles
+    # Libraries that are absent, compilers that are not there, memory that is too small: each raises its own.
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        connection.send((False, f"{type(error).__name__}: {text[0][:200] if text else ''}"))
+        return
+    connection.send((True, facts))
+    while connection.recv():
+        # Garbage of one round must not be collected at the cost of the next.
+        gc.collect()
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        connection.send((time.perf_counter() - wall, time.process_time() - cpu))

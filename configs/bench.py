@@ -1,0 +1,15 @@
+"""What mode=bench measures: the temporal net of configs/temporal.py, at a batch that a CPU can do.
+
+Expected: docs/benchmarks.md. Cost: two minutes on two CPU cores.
+Command: python run.py --mode=bench --bench=step
+On an accelerator: --config.train.batch_size=256 --config.train.dtype=bfloat16
+"""
+
+from configs import base
+
+
+def get_config():
+    """Return the paper's temporal net with batches of eight."""
+    config = base.get_config()
+    config.train.batch_size = 8
+    return config
