@@ -55,7 +55,7 @@ CONFIGS = {
     "temporal_multitask": Paper(101, 20, "Table 3", "81.5 %", also=51),
     "temporal_multitask_hmdb51": Paper(101, 20, "Table 2", "55.4 %", also=51),
 }
-OTHERS = {"__init__", "base", "demo", "fight", "mini6", "weizmann4", "table", "table_tiny"}
+OTHERS = {"__init__", "base", "bench", "demo", "fight", "mini6", "weizmann4", "table", "table_tiny"}
 OTHERS |= {"table_tiny_hmdb51", "table_tiny_imagenet"}
 
 

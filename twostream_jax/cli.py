@@ -33,7 +33,7 @@ USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DI
 
   modes: demo (default without --config), train (default with it, or with the --workdir of a run),
          prepare [--dry_run | --verify], eval,
-         fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], table --table=2014-1b,
+         fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], table --table=2014-1b, bench --bench=step,
          predict --video=FILE [--runs=DIR,DIR],
          inspect [--json] [--filters=FILE.png], inspect --video=FILE --figures=DIR [--frame=N]
   several processes: --coordinator=HOST:PORT --num_processes=N --process_id=I

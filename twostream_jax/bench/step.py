@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax import steps
 from twostream_jax.bench.machine import measured_peak
@@ -31,6 +32,8 @@ def bench_step(config, rounds: int) -> dict:
     contestants |= {name: (torch_step, (config, *how)) for name, how in PEERS.items()}
     with Progress("bench step", "rounds") as progress:
         found = interleave(contestants, rounds, progress.update)
+    if OURS in found.missing:
+        raise UserError(f"bench step: {found.missing[OURS]}")
     flops, seconds = found.facts[OURS]["flops"], found.median(OURS)
     peak = measured_peak(jnp.dtype(config.train.dtype))
     peer = found.fastest(list(PEERS))
