@@ -1,0 +1,142 @@
+"""DCT coefficients of flow fields, split into planes of int8 (and back, on the host).
+
+A component, padded to whole 8x8 blocks by repeating its edge, becomes 64 coefficients a block, quantised to integers c. A
+*plane* is one position of the 64 over all blocks, int8 [nby, nbx]: plane p < 64 holds the low byte, signed, of position
+(p // 8, p % 8) = (vertical, horizontal frequency), and plane 64 + p the high byte: c = low + 256 high. High planes make
+int8 exact for any coefficient; few positions of a data set need one. In px, with b the bound in px per frame and D the
+orthonormal DCT-II matrix, the pixel at row i, column j of a block is
+
+    clip(2b / 255 (zero - 127.5 + sum_p c_p steps_p D[p // 8, i] D[p % 8, j]), -b, b)
+
+with `zero` and `steps` in grey levels (`Coding`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = 8
+POSITIONS = BLOCK * BLOCK
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What makes grey levels of quantised coefficients."""
+
+    steps: tuple[float, ...]  # 64, in grey levels, by position
+    zero: float  # the grey level that zero coefficients stand for: 128 in a JPEG, 127.5 (which is 0 px) in our own
+
+
+def _own_coding() -> Coding:
+    """Return 2 + 5/8 (u + v), at most 8, for frequencies u and v: finer where the eye of JPEG's table K.1 is finer too.
+
+    On TV-L1 and DIS flow of real clips at short side 256 and bound 20 px it keeps mean and RMS error at or below those of
+    quality-95 JPEG in .7 of its bytes, quiet fields included. One step of 5 levels for all would save another 15 % and
+    leave quiet fields with 1.3 times JPEG's error.
+    """
+    sums = np.add.outer(np.arange(BLOCK), np.arange(BLOCK)).ravel()
+    return Coding(tuple(np.minimum(2 + 0.625 * sums, 8.0).tolist()), 127.5)
+
+
+OWN_CODING = _own_coding()
+
+
+def _basis() -> np.ndarray:
+    """Return float32 [64, 64], position by pixel of a block: the products of the orthonormal DCT-II (ITU-T T.81, A.3.3)."""
+    frequency, place = np.arange(BLOCK)[:, None], np.arange(BLOCK)[None]
+    matrix = np.cos((2 * place + 1) * frequency * np.pi / (2 * BLOCK)) / 2
+    matrix[0] /= np.sqrt(2)
+    return np.kron(matrix, matrix).astype(np.float32)
+
+
+_BASIS = _basis()
+
+
+def zigzag(count: int) -> list[int]:
+    """Return the first `count` of the 64 positions in a JPEG's order (ITU-T T.81, figure A.6)."""
+
+    def place(position: int) -> tuple[int, int]:
+        row, column = divmod(position, BLOCK)
+        return row + column, row if (row + column) % 2 else column
+
+    return sorted(range(POSITIONS), key=place)[:count]
+
+
+def code_field(flow: np.ndarray, bound_px: float, positions: int = POSITIONS) -> np.ndarray:
+    """Return coefficients int16 [2, 64, nby, nbx] of a float flow [H, W, 2] px in OWN_CODING, clipped at `bound_px`.
+
+    Of the 64 positions the first `positions` in zigzag order are kept, the others are zero.
+    """
+    levels = np.clip(flow, -bound_px, bound_px).transpose(2, 0, 1).astype(np.float32) * np.float32(127.5 / bound_px)
+    height, width = levels.shape[1:]
+    levels = np.pad(levels, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
+    down, across = levels.shape[1] // BLOCK, levels.shape[2] // BLOCK
+    blocks = levels.reshape(2, down, BLOCK, across, BLOCK).transpose(0, 2, 4, 1, 3).reshape(2, POSITIONS, -1)
+    coefficients = (_BASIS @ blocks).reshape(2, POSITIONS, down, across)
+    coded = np.rint(coefficients / np.array(OWN_CODING.steps, np.float32)[:, None, None]).astype(np.int16)
+    coded[:, zigzag(POSITIONS)[positions:]] = 0
+    return coded
+
+
+def decode_field(coefficients: np.ndarray, coding: Coding, bound_px: float) -> np.ndarray:
+    """Return px float32 [..., 8 nby, 8 nbx] of coefficients [..., 64, nby, nbx], any integers."""
+    *leading, _, down, across = coefficients.shape
+    weights = _BASIS.T * np.array(coding.steps, np.float32)
+    pixels = weights @ coefficients.astype(np.float32).reshape(*leading, POSITIONS, -1)
+    blocks = np.moveaxis(pixels.reshape(*leading, BLOCK, BLOCK, down, across), (-2, -1), (-4, -2))
+    levels = blocks.reshape(*leading, BLOCK * down, BLOCK * across)
+    scale, bound = np.float32(2.0 * bound_px / 255.0), np.float32(bound_px)
+    return np.clip((levels + np.float32(coding.zero - 127.5)) * scale, -bound, bound)
+
+
+def mean_of_coded(coefficients: np.ndarray, coding: Coding, bound_px: float, size: tuple[int, int]) -> np.ndarray:
+    """Return the mean vector (x, y) float32 [2] px of a field [2, 64, nby, nbx] as decoded, over its `size` (h, w) px.
+
+    A crop that subtracts it subtracts what the whole decoded field would.
+    """
+    decoded = decode_field(coefficients, coding, bound_px)[:, : size[0], : size[1]]
+    return decoded.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+
+
+def split_planes(coefficients: np.ndarray) -> np.ndarray:
+    """Return planes int8 [..., 128, nby, nbx] of coefficients int16 [..., 64, nby, nbx]: 64 low bytes, 64 high ones."""
+    assert coefficients.min() > -(2**14) and coefficients.max() < 2**14, "no 8-bit picture has such coefficients"
+    high = (coefficients + 128) >> 8
+    return np.concatenate([coefficients - 256 * high, high], axis=-3).astype(np.int8)
+
+
+def join_planes(planes: np.ndarray) -> np.ndarray:
+    """Return coefficients int16 [..., 64, nby, nbx] of `split_planes`' result."""
+    low, high = np.split(planes.astype(np.int16), 2, axis=-3)
+    return low + 256 * high
+
+
+@functools.lru_cache(maxsize=256)
+def px_steps(coding: Coding, planes: tuple[int, ...], bound_px: float) -> np.ndarray:
+    """Return float32 [P], read-only: the px that one unit of each plane stands for, 256 times its position's if high."""
+    numbers = np.array(planes)
+    units = np.where(numbers < POSITIONS, 1.0, 256.0) * (2.0 * bound_px / 255.0)
+    steps = (np.array(coding.steps)[numbers % POSITIONS] * units).astype(np.float32)
+    steps.flags.writeable = False
+    return steps
+
+
+def px_zero(coding: Coding, bound_px: float) -> float:
+    """Return the px that zero coefficients stand for: b / 255 in JPEGs, 0 in our own coding."""
+    return (coding.zero - 127.5) * 2.0 * bound_px / 255.0
+
+
+def window_blocks(crop: int) -> int:
+    """Return the blocks an axis that hold a crop of `crop` px wherever it starts."""
+    return -(-(crop + BLOCK - 1) // BLOCK)
+
+
+def first_block(start: int, blocks: int, window: int) -> int:
+    """Return the first of `window` blocks that hold a crop from px `start` on, on an axis of `blocks` blocks.
+
+    In the window the crop starts at px start - 8 * first. An axis shorter than the window is read from its start.
+    """
+    return max(0, min(start // BLOCK, blocks - window))
