@@ -149,6 +149,7 @@ class DctFolder:
     def _records(
         self, place: tuple[int, int], video: str, indices: Sequence[int]
     ) -> list[tuple[memoryview, dct_record.FieldHeader]]:
+        assert len(indices), video
         number, first = place
         file, low, high = self._file(number), min(indices), max(indices)
         if low < 0 or first + high + 1 >= len(file.offsets):
@@ -210,9 +211,10 @@ class DctFolder:
         tail = self._read(number, stream, size - tail_size, tail_size)
         check, magic = _END.unpack_from(tail, tail_size - _END.size)
         records, bits = _FACTS.unpack_from(tail, tail_size - _TAIL_BYTES)
-        if magic != _MAGIC or zlib.crc32(tail[: -_END.size]) != check or records != stated.records:
+        magic += self._read(number, stream, 0, len(_MAGIC))
+        if magic != 2 * _MAGIC or zlib.crc32(tail[: -_END.size]) != check or records != stated.records:
             raise UserError(
-                f"{name}: does not end as a file of {stated.records} records; it is damaged, run --mode=prepare --verify"
+                f"{name}: is not a whole file of {stated.records} records; it is damaged, run --mode=prepare --verify"
             )
         planes = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little"))
         return _OpenFile(stream, np.frombuffer(tail, "<u8", records + 1), tuple(planes.tolist()))
