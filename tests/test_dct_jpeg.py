@@ -121,15 +121,21 @@ def test_what_the_library_refuses_is_named(jpeglib, monkeypatch):
         dct_jpeg.jpeg_coefficients(jpeg_of(picture("smooth")))
 
 
-@pytest.mark.parametrize(("offset", "step"), [(2048, 1), (0, 256)])
-def test_coefficients_and_steps_out_of_range_are_refused(jpeglib, monkeypatch, offset, step):
-    # Grey: all coefficients zero, so that only the range can be at fault.
-    fake = types.SimpleNamespace(
-        Y=np.full((1, 1, 8, 8), offset, np.int16), qt=np.full((1, 8, 8), step, np.uint16), quant_tbl_no=np.array([0])
-    )
+def grey_with(monkeypatch, jpeglib, *, mean=0, last=0, step=1):
+    """Take over a grey JPEG for which the library returns these first and last coefficients and this step."""
+    blocks = np.zeros((1, 1, 8, 8), np.int16)
+    blocks[..., 0, 0], blocks[..., 7, 7] = mean, last
+    fake = types.SimpleNamespace(Y=blocks, qt=np.full((1, 8, 8), step, np.uint16), quant_tbl_no=np.array([0]))
     monkeypatch.setattr(jpeglib, "read_dct", lambda path: fake)
+    return dct_jpeg.jpeg_coefficients(jpeg_of(np.full((8, 8), 128, np.uint8)))
+
+
+@pytest.mark.parametrize("what", [{"mean": 9}, {"last": 2048}, {"step": 256}])
+def test_coefficients_of_another_picture_or_out_of_range_are_refused(jpeglib, monkeypatch, what):
+    # A mean of 8 steps of 1 is one level more, which decoders may differ by.
+    assert grey_with(monkeypatch, jpeglib, mean=8)[0][0].item() == 8
     with pytest.raises(ValueError, match=r"^JPEG of a kind that cannot be taken over"):
-        dct_jpeg.jpeg_coefficients(jpeg_of(np.full((8, 8), 128, np.uint8)))
+        grey_with(monkeypatch, jpeglib, **what)
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
