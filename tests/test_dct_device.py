@@ -3,8 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.fft import dctn
-from test_dct import scipy_px, smooth_flow
+from scipy.fft import dctn, idctn
+from test_dct import smooth_flow
 
 from input_pipeline import dct, dct_record, dct_store
 from input_pipeline.codecs import decode_grey
@@ -24,6 +24,15 @@ def to_px(planes, codings, bounds, numbers):
     zero = jnp.array([dct.px_zero(coding, bound) for coding, bound in pairs], jnp.float32)
     run = jax.jit(dequantise_dct, static_argnames="planes")
     return run(jnp.array(planes), steps, zero, jnp.array(bounds, jnp.float32), planes=numbers)
+
+
+def scipy_px(coefficients, coding, bound):
+    """px float64 [..., H, W] of coefficients [..., 64, nby, nbx], by SciPy."""
+    *leading, _, down, across = coefficients.shape
+    scaled = coefficients.astype(np.float64) * np.array(coding.steps)[:, None, None]
+    blocks = np.moveaxis(scaled, -3, -1).reshape(*leading, down, across, 8, 8)
+    levels = np.swapaxes(idctn(blocks, axes=(-2, -1), norm="ortho"), -2, -3).reshape(*leading, 8 * down, 8 * across)
+    return np.clip((levels + coding.zero - 127.5) * 2 * bound / 255, -bound, bound)
 
 
 def float32_bound(coefficients, coding, bound):
@@ -55,6 +64,13 @@ def test_px_are_scipys_within_what_float32_allows(leading):
         # A fiftieth of a grey level: far below what a wrong plane, step or sign would make.
         assert allowed.max() < 2 * bound / 255 / 50
         assert (np.abs(px[b] - wanted) <= allowed).all()
+
+
+def test_the_inverse_is_one_product():
+    shapes = [(2, 1, 10, 2, 67, 3, 4), (2, 67), (2,), (2,)]
+    inputs = [jnp.zeros(shape, dtype) for shape, dtype in zip(shapes, [jnp.int8] + 3 * [jnp.float32], strict=True)]
+    program = str(jax.make_jaxpr(lambda *arrays: dequantise_dct(*arrays, tuple(range(67))))(*inputs))
+    assert program.count("dot_general[") == 1 and "gather" not in program
 
 
 def test_a_level_block_by_hand():

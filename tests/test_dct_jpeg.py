@@ -6,7 +6,7 @@ import types
 import cv2
 import numpy as np
 import pytest
-from test_dct import scipy_px
+from test_dct import exact_px
 
 from input_pipeline import codecs, dct, dct_jpeg, dct_record
 from input_pipeline.schema import UserError
@@ -38,8 +38,8 @@ def test_coefficients_give_the_decoded_picture_within_one_level(jpeglib, kind, q
     jpeg = jpeg_of(picture(kind), quality)
     coefficients, coding, size = dct_jpeg.jpeg_coefficients(jpeg)
     assert coefficients.dtype == np.int16 and coefficients.shape == (64, 6, 9) and size == (45, 70)
-    # At this bound a px is a level; the inverse DCT is SciPy's in float64.
-    levels = scipy_px(coefficients, coding, 127.5)[:45, :70] + 127.5
+    # At this bound a px is a level; the inverse DCT is the standard's formula in float64.
+    levels = exact_px(coefficients, coding, 127.5)[:45, :70] + 127.5
     assert np.abs(levels - codecs.decode_grey(jpeg)).max() <= 1.0
     if quality == 100 or (kind, quality) == ("black and white", 95):
         assert np.abs(coefficients).max() > 127
@@ -78,7 +78,7 @@ def test_the_luminance_of_a_colour_jpeg_is_taken(jpeglib):
         jpeg = cv2.imencode(".jpg", colour, [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor])[1].tobytes()
         coefficients, coding, size = dct_jpeg.jpeg_coefficients(jpeg)
         assert coefficients.shape == (64, 6, 9) and size == (45, 70)
-        levels = scipy_px(coefficients, coding, 127.5)[:45, :70] + 127.5
+        levels = exact_px(coefficients, coding, 127.5)[:45, :70] + 127.5
         assert np.abs(levels - codecs.decode_grey(jpeg)).max() <= 1.0
 
 
