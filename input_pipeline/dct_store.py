@@ -77,7 +77,8 @@ def _write(stream: io.BufferedWriter, content: Iterable[bytes]) -> str:
 
     write(_MAGIC)
     for record in content:
-        present[list(dct_record.parse_header(record).planes)] = True
+        header = dct_record.parse_header(record)
+        present[list(header.whole + header.thin)] = True
         write(record)
         offsets.append(offsets[-1] + len(record))
     bits = np.packbits(present[:128] | present[128:], bitorder="little").tobytes()
@@ -118,22 +119,20 @@ class DctFolder:
         corner: tuple[int, int],
         out: np.ndarray,
     ) -> Stack:
-        """Fill out, int8 [count, 2, P, n, m], with windows of a video's fields `indices` (any order) in one read.
+        """Fill out, int8 [count, 2, P, n, m] and zero, with windows of a video's fields `indices` (any order) in one read.
 
-        Windows start at the block `corner` (y, x); see `dct_record.fill_window`.
+        Windows start at the block `corner` (y, x); see `dct_record.fill_windows`.
         """
-        assert out.shape[:3] == (len(indices), 2, len(planes)), (out.shape, len(indices), len(planes))
-        found, slots = self._records(place, video, indices), dct_record.plane_slots(planes)
-        first = found[0][1]
-        means = np.empty((len(indices), 2), np.float32)
-        for k, (record, header) in enumerate(found):
+        found = self._records(place, video, indices)
+        first, means = found[0][1], np.empty((len(indices), 2), np.float32)
+        for k, (_, header) in enumerate(found):
             if (header.height, header.width, header.coding) != (first.height, first.width, first.coding):
                 raise UserError(
                     f"{self._whereabouts(place, video, header.index)}: is of another size or coding than record "
                     f"{first.index}; run --mode=prepare --verify"
                 )
-            dct_record.fill_window(record, header, slots, corner, out[k])
             means[k] = header.mean
+        dct_record.fill_windows(found, planes, corner, out)
         return Stack(means, (first.height, first.width), first.coding)
 
     def field(self, place: tuple[int, int], video: str, index: int, bound_px: float) -> np.ndarray:

