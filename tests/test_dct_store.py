@@ -88,6 +88,16 @@ def test_planes_are_those_that_some_record_holds(stored, made):
     assert 64 in used and len(used) < 128
 
 
+def test_planes_of_few_coefficients_count_too(tmp_path):
+    coefficients = np.zeros((2, 64, 20, 32), np.int16)
+    coefficients[0, 3] = 1
+    coefficients[1, 9, 4, 5] = 300
+    record = dct_record.serialise_field("v", 0, coefficients, dct.OWN_CODING, np.zeros(2), (160, 256))
+    file = RecordFile("f", 1, dct_store.write_file(tmp_path / "f", [record]))
+    # Position 9 needs its low byte, 44, and its high one, 1.
+    assert dct_store.DctFolder(tmp_path, [file]).planes == (3, 9, 64 + 9)
+
+
 def test_a_still_field_has_no_planes_at_all(tmp_path):
     still = np.zeros((2, 64, 2, 3), np.int16)
     record = dct_record.serialise_field("v", 0, still, dct.OWN_CODING, np.zeros(2), (16, 24))
