@@ -1,7 +1,7 @@
 """One field's DCT coefficients as bytes: a checked header, then its planes, LZ4 in one piece.
 
-Planes that are all zero are left out. Of those with hardly a coefficient (most high frequencies of TV-L1 flow) only the
-blocks that have one are stored, which is what reading takes half as long for; the others are stored whole.
+Planes that are all zero are left out. Of thin ones, with hardly a coefficient (most high frequencies of TV-L1 flow), only
+the blocks that have one are stored, which takes a fifth off the time of reading; the others are stored whole.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NUMBERS_AT = _CHECK.size + _HEADER.size
 
 _NUMBERS = 4 * POSITIONS  # of planes: two components of 128
 
-# A plane with coefficients in fewer than one of so many blocks is thin. Twice or half as many hardly change time and size.
+# A plane with coefficients in at most one of so many blocks is thin. 32 or 128 change time by 5 % and size by 1 %.
 _THIN = 64
 
 _NOWHERE = -(2**40)  # in places: below anything that a place in a window can add

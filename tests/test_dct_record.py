@@ -23,7 +23,7 @@ def with_counts(counts, down, across, seed=0):
     return coefficients.reshape(2, 64, down, across)
 
 
-def test_thin_planes_are_those_with_a_coefficient_in_fewer_blocks_than_one_in_64():
+def test_thin_planes_have_a_coefficient_in_at_most_one_block_of_64():
     """20 x 32 = 640 blocks: up to 10 coefficients are thin, 11 are not."""
     coefficients = np.zeros((2, 64, 20, 32), np.int16)
     coefficients[0, 5].flat[:10] = 1
