@@ -97,6 +97,7 @@ def get_config() -> ConfigDict:
             "steps": 80_000,
             "checkpoint_every": 1_000,  # steps; the latest two are kept, and the best on the validation groups
             "log_every": 20,  # steps a line of metrics.jsonl averages
+            "accumulate": 1,  # parts a batch is computed in, one after the other, for devices too small for the whole
             "dtype": "float32",  # of the computation, float32 | bfloat16; parameters are float32
         }
     )
@@ -111,6 +112,11 @@ def get_config() -> ConfigDict:
             "batch_size": 25,  # stacks a batch, before the crops; rounded up to divide over the devices
         }
     )
+
+    # Several data sets trained together on one trunk, a softmax head each (2014 Sect. 4): name -> task(...). Each name
+    # is that of its data set. Empty: the one of `data`.
+    config.tasks = ConfigDict()
+
     config.table = ConfigDict(
         {
             "scale": "full",  # full: the paper's sizes and schedules | tiny: twostream_jax/drivers/toy_size.py
@@ -122,4 +128,16 @@ def get_config() -> ConfigDict:
         }
     )
     config.lock()  # a mistyped key in an experiment's file raises
+    config.tasks.unlock()
     return config
+
+
+def task(
+    records: str, *, split: int = 1, folds: int = 0, share: float = 1.0, classes: tuple[str, ...] = ()
+) -> ConfigDict:
+    """Return an entry of `config.tasks`; its keys are those of `data`, which a config with tasks does not read them from.
+
+    `split` = 0 trains on all splits together and tests on none. `share` is the task's part of each batch, relative to the
+    others'.
+    """
+    return ConfigDict({"records": records, "split": split, "folds": folds, "share": share, "classes": classes})

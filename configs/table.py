@@ -2,7 +2,7 @@
 
 Expected: the paper's numbers, which stand beside ours in table.md.
 Cost: a training of the temporal net for most rows, 80,000 steps of 256 stacks each; printed before anything is trained.
-Command: python run.py --mode=table --table=2014-1b
+Command: python run.py --mode=table --config=configs/table.py --table=2014-1b
 """
 
 from configs import base

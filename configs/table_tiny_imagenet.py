@@ -16,5 +16,6 @@ def get_config():
     config.data.folds = 0
     config.flow.method = "none"
     config.model.name = "cnn_m_spatial"
+    config.model.dropout = 0.5  # as in configs/imagenet.py
     config.input.streams = ("rgb",)
     return config

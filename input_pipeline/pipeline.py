@@ -13,7 +13,7 @@ import os
 import signal
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 
@@ -43,19 +43,19 @@ class Reading:
 class DrawBatch:
     """Step number -> the integers of that step's global batch."""
 
-    table: sampling.VideoTable
+    tables: tuple[sampling.VideoTable, ...]  # of each task
     batch_size: int
     before: int
     after: int
     crop: int
     flip: bool
     seed: int
+    shares: tuple[float, ...] = (1.0,)  # of each task in a batch, relative to the others'
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, step])
-        return sampling.train_indices(
-            rng, self.table, self.batch_size, before=self.before, after=self.after, crop=self.crop, flip=self.flip
-        )
+        draw = {"before": self.before, "after": self.after, "crop": self.crop, "flip": self.flip}
+        return sampling.mixed_indices(rng, self.tables, self.shares, self.batch_size, **draw)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class KeepRows:
 class ReadTrainBatch:
     """Integers -> uint8 training batch."""
 
-    records: object
+    records: tuple  # of each task
     window: transforms.Window
 
     def __call__(self, draws: dict) -> dict[str, np.ndarray]:
@@ -173,14 +173,17 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def train_batches(
-    records, draw: DrawBatch, window: transforms.Window, *, start_step: int, steps: int, reading: Reading
+    records: Sequence, draw: DrawBatch, window: transforms.Window, *, start_step: int, steps: int, reading: Reading
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Return a generator of the uint8 batches of steps `start_step` .. `steps` - 1, this process's rows of each."""
+    """Return a generator of the uint8 batches of steps `start_step` .. `steps` - 1, this process's rows of each.
+
+    records: those of each task, in the order of `draw.tables`.
+    """
     chain = (
         grain.MapDataset.range(start_step, steps)
         .map(draw)
         .map(KeepRows(reading.rows(draw.batch_size)))
-        .map(ReadTrainBatch(records, window))
+        .map(ReadTrainBatch(tuple(records), window))
     )
     return _run(chain, reading)
 

@@ -123,6 +123,38 @@ def train_indices(
     }
 
 
+def task_counts(rng: np.random.Generator, batch_size: int, shares: tuple[float, ...]) -> np.ndarray:
+    """Return how many of a batch's samples each task has, int64 [tasks], in the ratio of `shares`.
+
+    Each count is its quota `batch_size * share` (shares scaled to a sum of one) rounded up or down, so that the batch is
+    full and the quota is met on average: of the running sums of the quotas, all moved on by one draw from [0, 1), the
+    whole numbers between two neighbours are counted (systematic sampling).
+    """
+    bounds = np.cumsum(shares, dtype=np.float64)
+    bounds *= batch_size / bounds[-1]
+    # The last bound is the batch size itself, whatever the rounding of the sums.
+    bounds[-1] = batch_size
+    moved = np.floor(bounds + rng.random()).astype(np.int64)
+    return np.diff(np.minimum(moved, batch_size), prepend=0)
+
+
+def mixed_indices(
+    rng: np.random.Generator, tables: tuple[VideoTable, ...], shares: tuple[float, ...], batch_size: int, **draw
+) -> dict[str, np.ndarray]:
+    """Return one batch of draws from several tasks' videos: `train_indices` with `task` int64 [batch_size] beside.
+
+    `video` and `label` count within the sample's own task. The tasks' samples stand in random order, so that every
+    device and every part of the batch has its share of each. `draw` are the keywords of `train_indices`.
+    """
+    if len(tables) == 1:
+        return train_indices(rng, tables[0], batch_size, **draw) | {"task": np.zeros(batch_size, np.int64)}
+    counts = task_counts(rng, batch_size, shares)
+    order = rng.permutation(batch_size)
+    parts = [train_indices(rng, table, int(n), **draw) for table, n in zip(tables, counts, strict=True)]
+    drawn = {key: np.concatenate([part[key] for part in parts])[order] for key in parts[0]}
+    return drawn | {"task": np.repeat(np.arange(len(tables)), counts)[order]}
+
+
 def size_bucket(height: int, width: int, multiple: int = 64) -> tuple[int, int]:
     """Return the padded (height, width) that frames of this size are evaluated at.
 

@@ -15,23 +15,26 @@ _COST_DECIMALS = 9
 
 
 def select(
-    videos: Sequence, *, split: int, folds: int, validation_fraction: float, seed: int
+    videos: Sequence, *, split: int, folds: int, validation_fraction: float, seed: int, section: str = "data"
 ) -> dict[str, tuple[int, ...]]:
     """Return the positions in `videos`, ascending, of each of "train", "validation" and "test".
 
     `videos` have `.name`, `.label`, `.group` and `.subsets` ({"1": "train", ...}). With `folds` = 0 the stored split
     `split` is taken; with `folds` = K > 1 the videos that are in any split are divided into K folds of whole groups and
-    fold `split` (1..K) is the test set. `validation_fraction` of the training groups is held out for validation. The
+    fold `split` (1..K) is the test set; `split` = 0 trains on all of these videos together and tests on none (2014 paper,
+    Table 2: "all splits combined"). `validation_fraction` of the training groups is held out for validation. The
     choice depends on the groups, their labels and `seed`, not on the order of `videos`.
 
-    Raises UserError for a split, fold or fraction that cannot be had, naming its config key.
+    Raises UserError for a split, fold or fraction that cannot be had, naming its key in the config's `section`.
     """
     if not 0 <= validation_fraction < 1:
         raise UserError(f"data.validation_fraction={validation_fraction} is outside [0, 1): give a share such as 0.1")
-    if folds == 0:
-        train, test = _stored_split(videos, split)
+    if split == 0:
+        train, test = [i for i, video in enumerate(videos) if video.subsets], []
+    elif folds == 0:
+        train, test = _stored_split(videos, split, section)
     else:
-        train, test = _fold(videos, split, folds, seed)
+        train, test = _fold(videos, split, folds, seed, section)
     validation: list[int] = []
     if validation_fraction > 0:
         validation = _held_out(videos, train, validation_fraction, seed)
@@ -39,11 +42,13 @@ def select(
     return {"train": tuple(train), "validation": tuple(validation), "test": tuple(test)}
 
 
-def _stored_split(videos: Sequence, split: int) -> tuple[list[int], list[int]]:
+def _stored_split(videos: Sequence, split: int, section: str) -> tuple[list[int], list[int]]:
     stored = sorted({key for video in videos for key in video.subsets}, key=lambda key: (len(key), key))
     if str(split) not in stored:
         have = ", ".join(stored) or "none"
-        raise UserError(f"data.split={split} is not stored (the records hold: {have}): take one of these or data.folds")
+        raise UserError(
+            f"{section}.split={split} is not stored (the records hold: {have}): take one of these or {section}.folds"
+        )
     positions = {
         subset: [i for i, video in enumerate(videos) if video.subsets.get(str(split)) == subset]
         for subset in ("train", "test")
@@ -51,21 +56,21 @@ def _stored_split(videos: Sequence, split: int) -> tuple[list[int], list[int]]:
     for subset, chosen in positions.items():
         if not chosen:
             raise UserError(
-                f"data.split={split} has no {subset} videos: list some under that split, or set data.folds=K "
+                f"{section}.split={split} has no {subset} videos: list some under that split, or set {section}.folds=K "
                 "to divide the videos into K folds"
             )
     return positions["train"], positions["test"]
 
 
-def _fold(videos: Sequence, split: int, folds: int, seed: int) -> tuple[list[int], list[int]]:
+def _fold(videos: Sequence, split: int, folds: int, seed: int, section: str) -> tuple[list[int], list[int]]:
     if folds < 2:
-        raise UserError(f"data.folds={folds} is not a number of folds: give 2 or more, or 0 for the stored splits")
+        raise UserError(f"{section}.folds={folds} is not a number of folds: give 2 or more, or 0 for the stored splits")
     if not 1 <= split <= folds:
-        raise UserError(f"data.split={split} is outside 1..{folds}, the folds that data.folds={folds} makes")
+        raise UserError(f"{section}.split={split} is outside 1..{folds}, the folds that {section}.folds={folds} makes")
     listed = [i for i, video in enumerate(videos) if video.subsets]
     groups, counts, members = _group_counts(videos, listed, seed)
     if len(groups) < folds:
-        raise UserError(f"data.folds={folds} is more than the {len(groups)} groups of the videos: lower it")
+        raise UserError(f"{section}.folds={folds} is more than the {len(groups)} groups of the videos: lower it")
     fold_of = _assign_folds(counts, folds)
     test = sorted(i for row in np.flatnonzero(fold_of == split - 1) for i in members[groups[row]])
     return sorted(set(listed) - set(test)), test

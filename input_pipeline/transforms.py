@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +43,15 @@ def _place(target: np.ndarray, image: np.ndarray, y: int, x: int) -> tuple[int, 
     return part.shape[:2]
 
 
-def read_windows(records, videos, anchors, ys, xs, window: Window) -> dict[str, np.ndarray]:
+def read_windows(sources, videos, anchors, ys, xs, window: Window) -> dict[str, np.ndarray]:
     """Return `rgb`, `flow`, `mean`, `bound` (by the window's streams) and `size` of a batch; see `schema`.
 
-    videos, anchors, ys, xs: integers [B], the position in the records, the anchor frame, and the window's top left
-    corner in the stored frame. A frame smaller than the window fills its top left; `size` says how far.
+    sources: the records of each sample, [B]; videos, anchors, ys, xs: integers [B], the position in these records, the
+    anchor frame, and the window's top left corner in the stored frame. A frame smaller than the window fills its top
+    left; `size` says how far.
     """
     batch = _empty_batch(window, len(videos))
-    for b, (video, anchor, y, x) in enumerate(zip(videos, anchors, ys, xs, strict=True)):
+    for b, (records, video, anchor, y, x) in enumerate(zip(sources, videos, anchors, ys, xs, strict=True)):
         video, corner = int(video), (y, x)
         stored = records.videos[video]
         indices = sampling.frame_indices(int(anchor), stored.frames, window.clip_frames)
@@ -86,23 +88,28 @@ def _read_fields(records, video: int, indices, backward: bool, corner, levels, m
     return size
 
 
-def train_batch(records, draws: dict[str, np.ndarray], window: Window) -> dict[str, np.ndarray]:
-    """Return the training batch of these draws (`sampling.train_indices`); the window is the crop, or the whole frame."""
+def train_batch(records: Sequence, draws: dict[str, np.ndarray], window: Window) -> dict[str, np.ndarray]:
+    """Return the training batch of these draws (`sampling.mixed_indices`), from the `records` of each task.
+
+    The window is the crop, or the whole frame.
+    """
     corners = np.stack([draws["y"], draws["x"]], axis=1)
     origins = np.zeros_like(corners) if window.whole else corners
-    batch = read_windows(records, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window)
+    sources = [records[task] for task in draws["task"]]
+    batch = read_windows(sources, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window)
     n, side = len(corners), draws["crop"][:, None]
     batch["crop"] = np.concatenate([corners - origins, side, side], axis=1).astype(np.int32)
     batch["flip"] = draws["flip"]
     if "rgb" in window.streams:
         batch["lighting"] = draws["lighting"]
     batch["label"] = draws["label"].astype(np.int32)
-    batch["task"] = np.zeros(n, np.int32)
+    batch["task"] = draws["task"].astype(np.int32)
     batch["weight"] = np.ones(n, np.float32)
     return batch
 
 
 def eval_batch(records, table: sampling.VideoTable, chunk: dict, window: Window) -> dict[str, np.ndarray]:
     """Return the evaluation batch of a chunk (`sampling.eval_chunks`): whole frames, padded to the chunk's bucket."""
-    zeros = np.zeros(len(chunk["row"]), np.int64)
-    return read_windows(records, table.position[chunk["row"]], chunk["anchor"], zeros, zeros, window)
+    n = len(chunk["row"])
+    zeros = np.zeros(n, np.int64)
+    return read_windows([records] * n, table.position[chunk["row"]], chunk["anchor"], zeros, zeros, window)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from input_pipeline.schema import UserError
-from twostream_jax.drivers import demo
+from twostream_jax.drivers import demo, evaluate
 
 ENTRY = {
     "protocol": "4x10", "task": "videos", "split": 1, "folds": 0, "subset": "test", "videos": 9, "correct": 3,
@@ -40,9 +40,9 @@ def test_the_pictures_show_the_moment_of_most_motion(config):
 @pytest.mark.parametrize("damage", ["", "[1]", '{"protocol": "4x10"}', "[" * 100_000, "\xff"])
 def test_a_damaged_evaluation_is_made_anew(config, tmp_path, monkeypatch, damage):
     dataset = SimpleNamespace(name="videos", checksum="c")
-    made = {"protocol": "4x10", "checkpoint": 6, "4x10": ENTRY}
+    made = {"task": "videos", "protocol": "4x10", "checkpoint": 6, "4x10": ENTRY}
     provenance = {"records": {"checksum": "c"}, "step": 6}
-    monkeypatch.setattr(demo.ScoreFile, "read", lambda path: SimpleNamespace(provenance=provenance))
+    monkeypatch.setattr(evaluate.ScoreFile, "read", lambda path: SimpleNamespace(provenance=provenance))
     monkeypatch.setattr(demo, "evaluate", lambda config, workdir: "new")
     (tmp_path / "scores_videos_split1_test.npz").touch()
     path = tmp_path / "eval.json"

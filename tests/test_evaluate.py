@@ -51,8 +51,8 @@ def test_scores_are_means_over_frames_and_crops(trained):
         model, params = load_params(checkpoints, 6, setup, {"videos": 9}, meshes.make_mesh(jax.devices()[:1]))
     score = jax.jit(lambda flow: model.apply({"params": params}, {"flow": flow}, train=False)["videos"][:, 0])
     right_clips, right_centres = 0, 0
-    for row, video in enumerate(setup.positions["test"]):
-        stored = setup.records.videos[video]
+    for row, video in enumerate(setup.only.positions["test"]):
+        stored = setup.only.records.videos[video]
         assert scores.names[row] == stored.name and scores.labels[row] == stored.label
         probs = by_hand(setup, video, stored, score)  # [stacks, crops, classes]
         # Float32 sums in another order.
@@ -69,7 +69,7 @@ def by_hand(setup, video, stored, score):
     """Return the softmax of every crop of every stack of a video, each read on its own and cut with NumPy."""
     probs = []
     for anchor in sampling.eval_positions(stored.frames, 0, 3, 4):
-        levels, means, bound_px = setup.records.flow(int(video), int(anchor), 3)
+        levels, means, bound_px = setup.only.records.flow(int(video), int(anchor), 3)
         px = levels.astype(np.float32) * (2 * bound_px / 255) - bound_px - means[:, None, None]
         crops = []
         for y, x in [(0, 0), (0, 19), (7, 0), (7, 19), (3, 9)]:
@@ -152,7 +152,7 @@ def test_videos_that_were_trained_on_are_no_test_set(trained, tmp_path):
     config.data.records, config.eval.frames, config.eval.crops = str(tmp_path / "records"), 1, 1
     text, swap = path.read_text(), {"train": "test", "test": "train"}
     path.write_text(sealed(re.sub('"(train|test)"', lambda found: f'"{swap[found[1]]}"', text)))
-    records = Setup.of(config).records.videos
+    records = Setup.of(config).only.records.videos
     first = next(video.name for video in records if video.subsets["1"] == "test")
     with pytest.raises(UserError, match=f"eval.subset=test: the net in .* was trained on {first}, which data.records="):
         evaluate(config, workdir)
@@ -192,7 +192,10 @@ def test_records_made_otherwise_are_warned_of_and_named(trained, tmp_path, capsy
     assert "was made with flow {'method': 'farneback'" in capsys.readouterr().err
     provenance = ScoreFile.read(workdir / "scores_videos_split1_test.npz").provenance
     assert provenance["records"]["flow"]["method"] == "farneback"
-    assert provenance["trained_on"]["flow"]["method"] == "dis" and provenance["versions"]["opencv"] == cv2.__version__
+    assert (
+        provenance["trained_on"]["videos"]["flow"]["method"] == "dis"
+        and provenance["versions"]["opencv"] == cv2.__version__
+    )
 
 
 @pytest.mark.parametrize(

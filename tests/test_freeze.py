@@ -131,7 +131,7 @@ def frozen_run(tiny_config, tmp_path_factory):
 def saved_states(config, workdir):
     """Return the function that draws the first state, and the states of the checkpoints: {step: state}."""
     setup, mesh = Setup.of(config), meshes.make_mesh(jax.devices()[:1])
-    model = setup.model({setup.task: len(setup.classes)})
+    model = setup.model(setup.heads)
     frozen = frozen_layers(steps.abstract_params(model, setup.inputs), config.init.freeze)
     optimizer = make_optimizer(config.optim)
     create = steps.jit_init(mesh, model=model, optimizer=optimizer, inputs=setup.inputs, frozen=frozen)

@@ -82,6 +82,34 @@ def test_average_of_hand_made_scores(tmp_path):
     assert [p["streams"] for p in fused.provenance["inputs"]] == [["rgb"], ["flow"]]
 
 
+def test_the_pictures_are_of_the_svm_where_there_is_one(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(driver.pictures, "confusion_matrix", lambda path, scores: drawn.append((path.name, scores)))
+    monkeypatch.setattr(driver.pictures, "per_class_recall", lambda path, streams: drawn.append((path.name, streams)))
+    tests = write(tmp_path, *toy_streams(12, subset="test", prefix="t", seed=0))
+    trains = write(tmp_path, *toy_streams(24, subset="train", prefix="r", seed=1))
+    driver.fuse(tests, [], tmp_path / "a")
+    driver.fuse(tests, trains, tmp_path / "b")
+    (_, average), (_, by_class), (_, svm), (_, by_svm) = drawn
+    assert [name for name, _ in drawn] == ["confusion.png", "recall.png"] * 2
+    assert average.provenance["fusion"] == "average" and svm.provenance["fusion"] == "svm"
+    assert list(by_class) == ["rgb", "flow", "fused by average"] and list(by_svm) == ["rgb", "flow", "fused by SVM"]
+    np.testing.assert_array_equal(by_svm["fused by SVM"].probs, svm.probs)
+
+
+def test_two_nets_of_one_stream_have_two_names_in_the_picture(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(driver.pictures, "per_class_recall", lambda path, streams: names.extend(streams))
+    a, b = two_hand_made()
+    b = dataclasses.replace(b, provenance=b.provenance | {"streams": ["rgb"]})
+    a.write(tmp_path / "a.npz")
+    b.write(tmp_path / "b.npz")
+    driver.fuse([tmp_path / "a.npz", tmp_path / "b.npz"], [], tmp_path / "fused")
+    assert (
+        names == ["rgb", "rgb 2", "fused by average"] and (tmp_path / "fused" / "confusion.png").stat().st_size > 1000
+    )
+
+
 def test_order_of_videos_and_classes_does_not_matter(tmp_path):
     a, b = two_hand_made()
     permuted = dataclasses.replace(

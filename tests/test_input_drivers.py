@@ -94,9 +94,14 @@ def first_inputs(config):
     """Return the first training batch as the net sees it."""
     setup = Setup.of(config)
     section = config.input
-    draw = pipeline.DrawBatch(setup.table("train"), 8, *setup.span, section.crop, True, 0)
+    draw = pipeline.DrawBatch((setup.only.table("train"),), 8, *setup.span, section.crop, True, 0)
     (batch,) = pipeline.train_batches(
-        setup.records, draw, setup.window(section.crop), start_step=0, steps=1, reading=pipeline.Reading(num_threads=1)
+        setup.only.records,
+        draw,
+        setup.window(section.crop),
+        start_step=0,
+        steps=1,
+        reading=pipeline.Reading(num_threads=1),
     )
     prepare = jax.jit(lambda b: train_inputs(b, crop=section.crop, lighting_std=0.0, **setup.inputs.flow))
     return np.asarray(prepare(batch)["flow"])

@@ -62,9 +62,11 @@ def net_config(config, stream):
 def train_batches(config, process=0, count=1):
     setup = Setup.of(config)
     crop = config.input.crop
-    draw = pipeline.DrawBatch(setup.table("train"), config.train.batch_size, *setup.span, crop, True, 5)
+    draw = pipeline.DrawBatch((setup.only.table("train"),), config.train.batch_size, *setup.span, crop, True, 5)
     reading = pipeline.Reading(2, 0, process, count)
-    return list(pipeline.train_batches(setup.records, draw, setup.window(crop), start_step=0, steps=3, reading=reading))
+    return list(
+        pipeline.train_batches([setup.only.records], draw, setup.window(crop), start_step=0, steps=3, reading=reading)
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -11,7 +11,7 @@ from twostream_jax.metrics import (
     ClipMetrics,
     accuracy,
     confusion,
-    count_correct,
+    correct_by_task,
     mean_class_accuracy,
     top_k,
     wilson_interval,
@@ -22,7 +22,7 @@ PROBS = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.4, 0.2, 0.4], [1 / 3, 1 /
 
 
 def sums(loss_sum, correct, count) -> ClipMetrics:
-    return ClipMetrics(*(jnp.float32(value) for value in (loss_sum, correct, count)))
+    return ClipMetrics(*(jnp.float32([value]) for value in (loss_sum, correct, count)), jnp.float32(loss_sum))
 
 
 def test_merged_sums_are_those_of_the_whole():
@@ -48,15 +48,29 @@ def test_sums_of_a_mixed_batch():
     task = jnp.array([0, 1, 0, 0], jnp.int32)
     weight = jnp.array([1.0, 1.0, 1.0, 0.0])
     # Right by their own heads: samples 0 and 1; sample 3, right too, is padding.
-    assert float(count_correct(logits, labels, task, weight, ("a", "b"))) == 2.0
-    metrics = ClipMetrics.of(jnp.float32(0.5), logits, labels, task, weight, ("a", "b"))
-    assert (float(metrics.loss_sum), float(metrics.correct), float(metrics.count)) == (1.5, 2.0, 3.0)
+    correct = correct_by_task(logits, labels, task, weight, ("a", "b"))
+    assert correct.tolist() == [1.0, 1.0]
+    metrics = ClipMetrics.of(jnp.array([0.5, 0.25]), correct, jnp.array([2.0, 1.0]))
+    assert metrics.compute(("a", "b")) == {
+        "loss": 0.75,
+        "clip_accuracy": 2 / 3,
+        "loss_a": 0.5,
+        "clip_accuracy_a": 0.5,
+        "loss_b": 0.25,
+        "clip_accuracy_b": 1.0,
+    }
+    # A second batch of two samples, none of them of b: its loss counts as the mean over what b has had.
+    more = ClipMetrics.of(jnp.array([1.5, 0.0]), jnp.array([0.0, 0.0]), jnp.array([2.0, 0.0]))
+    both = metrics.merge(more).compute(("a", "b"))
+    assert (both["loss_a"], both["loss_b"], both["clip_accuracy_a"]) == (1.0, 0.25, 0.25)
+    assert both["loss"] == pytest.approx((0.75 * 3 + 1.5 * 2) / 5)
+    assert math.isnan(more.compute(("a", "b"))["clip_accuracy_b"])
 
 
 def test_clip_accuracy_averages_logits_over_time():
     logits = {"a": jnp.array([[[3.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])}
     zero = jnp.zeros(1, jnp.int32)
-    assert float(count_correct(logits, zero, zero, jnp.ones(1), ("a",))) == 1.0
+    assert correct_by_task(logits, zero, zero, jnp.ones(1), ("a",)).tolist() == [1.0]
 
 
 def test_accuracy_gives_ties_to_the_lower_class():

@@ -27,7 +27,7 @@ MISTAKES = [
     ([T, "--config.train.stesp=3"], "train has no key 'stesp'; did you mean steps?"),
     ([T, "--config.nosuch.x=3"], "the config has no key 'nosuch'"),
     ([T, "--config.seed.x=3"], "seed has no key 'x'; it has no keys"),
-    ([T, "--config.train=3"], "train is a section; set one of its keys: batch_size"),
+    ([T, "--config.train=3"], "train is a section; set one of its keys: accumulate, batch_size"),
     ([T, "--config.train.steps"], "write --config.train.steps=VALUE"),
     ([T, "--config.train.steps=x"], "--config.train.steps=x: must be a whole number"),
     ([T, "--config.train.steps=1.5"], "must be a whole number"),

@@ -14,17 +14,19 @@ STEPS = 5
 
 def train_batches(setup, **reading):
     section = setup.config.input
-    draw = pipeline.DrawBatch(setup.table("train"), 16, *setup.span, section.crop, True, 7)
+    draw = pipeline.DrawBatch((setup.only.table("train"),), 16, *setup.span, section.crop, True, 7)
     options = pipeline.Reading(**{"num_threads": 2, **reading})
     window = setup.window(section.crop)
-    return list(pipeline.train_batches(setup.records, draw, window, start_step=2, steps=2 + STEPS, reading=options))
+    return list(
+        pipeline.train_batches([setup.only.records], draw, window, start_step=2, steps=2 + STEPS, reading=options)
+    )
 
 
 def eval_batches(setup, **reading):
-    table = setup.table("test")
+    table = setup.only.table("test")
     chunks = sampling.eval_chunks(table, 8, before=setup.span[0], after=setup.span[1], count=4)
     options = pipeline.Reading(**{"num_threads": 2, **reading})
-    return list(pipeline.eval_batches(setup.records, table, chunks, setup.window(1), reading=options))
+    return list(pipeline.eval_batches(setup.only.records, table, chunks, setup.window(1), reading=options))
 
 
 def on_devices(batches, count):
@@ -98,7 +100,7 @@ def test_scores_are_the_same(config):
     for threads, devices in ((0, 1), (16, 1), (2, 8)):
         config.data.num_threads = threads
         setup = Setup.of(config)
-        table, mesh = setup.table("test"), meshes.make_mesh(jax.devices()[:devices])
+        table, mesh = setup.only.table("test"), meshes.make_mesh(jax.devices()[:devices])
         model = setup.model({"t": 9})
         params = model.init(jax.random.key(0), {"flow": np.zeros((1, 1, 41, 41, 6), np.float32)}, train=False)["params"]
         params = jax.device_put(params, meshes.replicated(mesh))

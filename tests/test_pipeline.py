@@ -19,10 +19,12 @@ def setup(tiny_config):
 def batches(setup, *, start=0, steps=4, streams=("flow",), seed=0, **reading):
     section = setup.config.input
     before, after = sampling.anchor_span(streams, section.stack, 0)
-    draw = pipeline.DrawBatch(setup.table("train"), 16, before, after, section.crop, True, seed)
+    draw = pipeline.DrawBatch((setup.only.table("train"),), 16, before, after, section.crop, True, seed)
     window = transforms.Window(streams, section.stack, 0, section.crop, section.crop)
     options = pipeline.Reading(**{"num_threads": 2, **reading})
-    return list(pipeline.train_batches(setup.records, draw, window, start_step=start, steps=steps, reading=options))
+    return list(
+        pipeline.train_batches([setup.only.records], draw, window, start_step=start, steps=steps, reading=options)
+    )
 
 
 def same(one, other):
@@ -35,17 +37,18 @@ def same(one, other):
 def test_a_batch_is_the_stored_fields_of_its_draws(setup):
     (batch,) = batches(setup, steps=1, streams=("rgb", "flow"))
     rng = np.random.default_rng([0, 0])
-    draws = sampling.train_indices(rng, setup.table("train"), 16, before=0, after=3, crop=41, flip=True)
+    table = setup.only.table("train")
+    draws = sampling.mixed_indices(rng, (table,), (1.0,), 16, before=0, after=3, crop=41, flip=True)
     for b in range(16):
         video, t, y, x = (int(draws[key][b]) for key in ("video", "anchor", "y", "x"))
-        levels, means, bound_px = setup.records.flow(video, t, 3)
+        levels, means, bound_px = setup.only.records.flow(video, t, 3)
         cut = levels[:, y : y + 41, x : x + 41]
         assert np.array_equal(batch["flow"][b, 0], cut.transpose(0, 3, 1, 2))
         assert np.array_equal(batch["mean"][b, 0], means)
         assert batch["bound"][b] == bound_px
-        frame = setup.records.frames(video, [t])[0]
+        frame = setup.only.records.frames(video, [t])[0]
         assert np.array_equal(batch["rgb"][b, 0], frame[y : y + 41, x : x + 41])
-        assert batch["label"][b] == setup.records.videos[video].label
+        assert batch["label"][b] == setup.only.records.videos[video].label
     assert np.array_equal(batch["flip"], draws["flip"]) and np.array_equal(batch["lighting"], draws["lighting"])
     assert batch["flow"].dtype == batch["rgb"].dtype == np.uint8
     assert set(batch["size"].ravel()) == {41} and batch["crop"].tolist() == [[0, 0, 41, 41]] * 16
@@ -53,13 +56,13 @@ def test_a_batch_is_the_stored_fields_of_its_draws(setup):
 
 def test_whole_fields_carry_the_crop_box(setup):
     """For trajectories: the box of a whole window is where the crop's own window lies."""
-    draws = sampling.train_indices(
-        np.random.default_rng(0), setup.table("train"), 16, before=0, after=3, crop=41, flip=True
+    draws = sampling.mixed_indices(
+        np.random.default_rng(0), (setup.only.table("train"),), (1.0,), 16, before=0, after=3, crop=41, flip=True
     )
     crop = transforms.Window(("rgb", "flow"), 3, 0, 41, 41)
     # Larger than any of these videos, as where another one of the data set is.
     whole = dataclasses.replace(crop, height=50, width=64, whole=True)
-    cut, full = (transforms.train_batch(setup.records, draws, window) for window in (crop, whole))
+    cut, full = (transforms.train_batch([setup.only.records], draws, window) for window in (crop, whole))
     assert full["flow"].shape == (16, 1, 3, 2, 50, 64) and full["size"].tolist() == [[48, 60]] * 16
     assert np.array_equal(full["crop"], np.stack([draws["y"], draws["x"], draws["crop"], draws["crop"]], axis=1))
     assert np.array_equal(cut["crop"], np.tile([0, 0, 41, 41], (16, 1)))
@@ -79,24 +82,24 @@ def test_batches_do_not_hang_on_where_reading_starts(setup):
 
 
 def test_a_damaged_jpeg_is_named(setup, monkeypatch):
-    whole = setup.records.field_jpegs
+    whole = setup.only.records.field_jpegs
     monkeypatch.setattr(
-        setup.records, "field_jpegs", lambda *which: [(x[:40], y, mean) for x, y, mean in whole(*which)]
+        setup.only.records, "field_jpegs", lambda *which: [(x[:40], y, mean) for x, y, mean in whole(*which)]
     )
     with pytest.raises(UserError, match=r"flow-all.array_record-00000-of-00001, .*, record \d+: "):
         batches(setup, steps=1)
 
 
 def test_eval_batches_hold_whole_padded_frames(setup):
-    table = setup.table("test")
+    table = setup.only.table("test")
     chunks = sampling.eval_chunks(table, 8, before=0, after=3, count=4)
     window = transforms.Window(("flow",), 3, 0, 1, 1)
-    read = list(pipeline.eval_batches(setup.records, table, chunks, window, reading=pipeline.Reading(2)))
+    read = list(pipeline.eval_batches(setup.only.records, table, chunks, window, reading=pipeline.Reading(2)))
     assert len(read) == len(chunks) == -(-9 * 4 // 8)
     for chunk, batch in zip(chunks, read, strict=True):
         assert batch["flow"].shape == (8, 1, 3, 2, 64, 64)
         for b, (row, anchor) in enumerate(zip(chunk["row"], chunk["anchor"], strict=True)):
-            levels, means, _ = setup.records.flow(int(table.position[row]), int(anchor), 3)
+            levels, means, _ = setup.only.records.flow(int(table.position[row]), int(anchor), 3)
             assert np.array_equal(batch["flow"][b, 0, :, :, :48, :60], levels.transpose(0, 3, 1, 2))
             assert np.array_equal(batch["mean"][b, 0], means)
     beyond = itertools.chain.from_iterable((b["flow"][..., 48:, :], b["flow"][..., 60:]) for b in read)

@@ -258,11 +258,31 @@ def test_a_still_field_is_pale_and_a_moving_one_keeps_its_scale(tmp_path, monkey
     assert flow_to_colour(still, scales[0]).min() > 255 * (1 - 0.18)
 
 
-@pytest.mark.parametrize(("channels", "count"), [(3, 96), (3, 13), (20, 96), (20, 12)])
-def test_filters(tmp_path, channels, count):
+@pytest.mark.parametrize(
+    ("stream", "channels", "count"),
+    [("rgb", 3, 96), ("rgb", 3, 13), ("flow", 20, 96), ("flow", 20, 12), ("rgb", 15, 96), ("rgb", 6, 12)],
+)
+def test_filters(tmp_path, monkeypatch, stream, channels, count):
+    """Rows of a flow net are fields, those of slow fusion frames, whose conv1 may see an even number of channels too."""
+    figures = []
+    save = pictures.save
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure) or save(figure, path))
     kernel = np.random.default_rng(0).normal(size=(7, 7, channels, count)).astype(np.float32)
-    pictures.filters(tmp_path / "filters.png", kernel)
+    pictures.filters(tmp_path / "filters.png", kernel, stream)
     picture(tmp_path / "filters.png")
+    (axes,) = figures[0].axes
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    if channels == 3:
+        assert rows == [] and axes.get_title(loc="left") == f"{count} filters of the first layer"
+    elif stream == "flow":
+        assert rows[:4] == ["$d^x_{1}$", "$d^y_{1}$", "$d^x_{2}$", "$d^y_{2}$"] and rows[-1] == "$d^y_{10}$"
+    else:
+        assert rows[:4] == ["frame 1 red", "frame 1 green", "frame 1 blue", "frame 2 red"]
+        assert rows[-1] == f"frame {channels // 3} blue"
+    # A tile a row and a filter, 7 px and a line each; tiles of colour stand sixteen in a row.
+    height, width = axes.images[0].get_array().shape[:2]
+    tiles = (-(-count // 16), min(16, count)) if channels == 3 else (channels, count)
+    assert (height, width) == (8 * tiles[0] + 1, 8 * tiles[1] + 1)
 
 
 def test_filters_keep_their_place():
@@ -274,8 +294,8 @@ def test_filters_keep_their_place():
 
 def test_every_bar_and_a_single_point_can_be_seen(tmp_path, monkeypatch):
     figures = []
-    save = pictures._save
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure) or save(figure, path))
+    save = pictures.save
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure) or save(figure, path))
     wrong = make_scores([0, 1], [1, 0], "ab")
     pictures.per_class_recall(tmp_path / "recall.png", {"spatial": wrong, "fused": make_scores([0, 1], [0, 0], "ab")})
     axes = figures[0].axes[0]

@@ -35,7 +35,7 @@ COUNTING = ("devices", "local_devices")
 def plan(config, frozen=()):
     """Return what a fresh run of the config takes from init.from."""
     setup = Setup.of(config)
-    params = steps.abstract_params(setup.model({setup.task: len(setup.classes)}), setup.inputs)
+    params = steps.abstract_params(setup.model(setup.heads), setup.inputs)
     return plan_start(setup, params, frozen)
 
 
@@ -46,7 +46,7 @@ def mesh():
 def checkpoint(config, workdir, step):
     """Return the parameters of a step of a run."""
     setup = Setup.of(config)
-    params = steps.abstract_params(setup.model({setup.task: len(setup.classes)}), setup.inputs)
+    params = steps.abstract_params(setup.model(setup.heads), setup.inputs)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.restore_params(step, params, mesh())
 
@@ -83,19 +83,31 @@ def test_a_step_is_named_by_its_folder(second, finished):
     assert same_arrays(start.params(mesh()), checkpoint(finished[0], finished[1], 3))
 
 
-def test_another_tasks_head_is_dropped(second, tmp_path):
+def test_another_data_sets_head_is_taken_where_its_classes_are_the_same(second, finished, tmp_path):
     second.data.records = other_records(second, tmp_path / "hmdb", name="hmdb51")
+    start = plan(second)
+    assert start.lines()[1:] == [
+        f"  loaded: {', '.join(HIDDEN)}",
+        "  adapted: full8_hmdb51 (full8_videos's, which has the same classes)",
+    ]
+    ours, theirs = start.params(mesh())["full8_hmdb51"], checkpoint(finished[0], finished[1], 6)["full8_videos"]
+    np.testing.assert_array_equal(ours["kernel"], theirs["kernel"])
+
+
+def test_another_data_sets_head_of_other_classes_is_dropped(second, tmp_path):
+    classes = list(Setup.of(second).only.classes)
+    second.data.records = other_records(second, tmp_path / "hmdb", name="hmdb51", classes=[*classes[:-1], "juggling"])
     start = plan(second)
     assert set(start.params(mesh())) == set(HIDDEN)
     assert start.lines()[1:] == [
         f"  loaded: {', '.join(HIDDEN)}",
         "  left fresh: full8_hmdb51",
-        f"  not taken: full8_videos (9 classes, {Setup.of(second).classes[0]} ...)",
+        f"  not taken: full8_videos (9 classes, {classes[0]} ...)",
     ]
 
 
 def test_classes_in_another_order_are_matched_by_name(second, finished, tmp_path):
-    classes = list(Setup.of(second).classes)
+    classes = list(Setup.of(second).only.classes)
     turned = [*classes[3:], *classes[:3]]
     second.data.records = other_records(second, tmp_path / "turned", classes=turned)
     start = plan(second)
@@ -110,7 +122,7 @@ def test_classes_in_another_order_are_matched_by_name(second, finished, tmp_path
 
 
 def test_other_classes_of_the_same_task_begin_afresh(second, tmp_path):
-    classes = list(Setup.of(second).classes)
+    classes = list(Setup.of(second).only.classes)
     second.data.records = other_records(second, tmp_path / "other", classes=[*classes[:-1], "juggling"])
     start = plan(second)
     assert "full8_videos" not in start.params(mesh())
@@ -119,7 +131,8 @@ def test_other_classes_of_the_same_task_begin_afresh(second, tmp_path):
         f"  not taken: full8_videos (9 classes, {classes[0]} ...)",
     ]
     with pytest.raises(
-        UserError, match=r"^init\.freeze covers full8_videos, and init\.from=step 6 of .* has no full8_vid"
+        UserError,
+        match=r"^init\.freeze covers full8_videos, and init\.from=step 6 of .* has no full8 of these 9 classes",
     ):
         plan(second, ("conv1", "full8_videos"))
 
@@ -229,7 +242,7 @@ def test_a_caffemodel_is_loaded_but_for_its_head(spatial, tmp_path):
 
 
 def test_the_head_of_a_mat_is_matched_by_class_name(spatial, tmp_path):
-    ours = Setup.of(spatial).classes
+    ours = Setup.of(spatial).only.classes
     net = files.random_net(1 / 16, 1, len(ours))
     for classes, fits in ((tuple(reversed(ours)), True), (tuple(f"n{k}" for k in range(len(ours))), False)):
         spatial.init["from"] = str(files.write_mat(tmp_path / "net.mat", net, classes=classes))

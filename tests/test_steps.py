@@ -26,10 +26,12 @@ def build(config, devices):
 def run_steps(config, devices, count):
     """Return the losses and clip accuracies of the first steps, and the final state, on these devices."""
     setup, mesh, model, optimizer, state = build(config, devices)
-    draw = pipeline.DrawBatch(setup.table("train"), config.train.batch_size, *setup.span, config.input.crop, True, 0)
+    draw = pipeline.DrawBatch(
+        (setup.only.table("train"),), config.train.batch_size, *setup.span, config.input.crop, True, 0
+    )
     window = setup.window(config.input.crop)
     batches = pipeline.train_batches(
-        setup.records, draw, window, start_step=0, steps=count, reading=pipeline.Reading(num_threads=1)
+        [setup.only.records], draw, window, start_step=0, steps=count, reading=pipeline.Reading(num_threads=1)
     )
     step = steps.jit_train_step(mesh, model=model, optimizer=optimizer, inputs=setup.inputs, tasks=("t",))
     lines = []
@@ -70,9 +72,9 @@ def test_the_old_state_is_donated_and_only_it(config):
     config.model.dropout = 0.5
     setup, mesh, model, optimizer, state = build(config, jax.devices()[:1])
     step = steps.jit_train_step(mesh, model=model, optimizer=optimizer, inputs=setup.inputs, tasks=("t",))
-    draw = pipeline.DrawBatch(setup.table("train"), 16, *setup.span, config.input.crop, True, 0)
+    draw = pipeline.DrawBatch((setup.only.table("train"),), 16, *setup.span, config.input.crop, True, 0)
     (batch,) = pipeline.train_batches(
-        setup.records, draw, setup.window(41), start_step=0, steps=1, reading=pipeline.Reading(num_threads=1)
+        [setup.only.records], draw, setup.window(41), start_step=0, steps=1, reading=pipeline.Reading(num_threads=1)
     )
     on_device = meshes.put_batch(batch, mesh)
     twin = jax.tree.map(jnp.copy, state)

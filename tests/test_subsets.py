@@ -27,8 +27,9 @@ def random_videos(seed: int, groups: int, classes: int) -> list[SimpleNamespace]
     ]
 
 
-def choose(videos, *, split=1, folds=0, validation_fraction=0.0, seed=0):
-    return select(videos, split=split, folds=folds, validation_fraction=validation_fraction, seed=seed)
+def choose(videos, *, split=1, folds=0, validation_fraction=0.0, seed=0, section="data"):
+    division = {"split": split, "folds": folds, "validation_fraction": validation_fraction}
+    return select(videos, **division, seed=seed, section=section)
 
 
 def test_stored_splits_by_hand():
@@ -40,6 +41,19 @@ def test_stored_splits_by_hand():
     ]
     assert choose(videos, split=1) == {"train": (0,), "validation": (), "test": (1, 2)}
     assert choose(videos, split=2) == {"train": (1, 3), "validation": (), "test": (0,)}
+
+
+def test_split_0_trains_on_all_that_are_in_any_split_and_tests_on_none():
+    videos = [
+        video("a", 0, "p", s1="train", s2="test"),
+        video("none", 0, "q"),
+        video("b", 0, "r", s2="test"),
+        video("c", 1, "s", s3="train"),
+    ]
+    for folds in (0, 2):
+        assert choose(videos, split=0, folds=folds) == {"train": (0, 2, 3), "validation": (), "test": ()}
+    held = choose(videos, split=0, validation_fraction=0.4)
+    assert len(held["validation"]) == 1 and sorted(held["train"] + held["validation"]) == [0, 2, 3]
 
 
 def test_folds_partition_whole_groups_of_listed_videos():
@@ -175,7 +189,12 @@ BOTH = [video("a", 0, "p", s1="train"), video("b", 0, "q", s1="test"), video("c"
         (BOTH, {"folds": 1}, r"data\.folds=1 is not a number of folds"),
         (BOTH, {"folds": -2}, r"data\.folds=-2 is not"),
         (BOTH, {"folds": 2, "split": 3}, r"data\.split=3 is outside 1\.\.2"),
-        (BOTH, {"folds": 2, "split": 0}, r"data\.split=0 is outside 1\.\.2"),
+        (BOTH, {"folds": 2, "split": -1}, r"data\.split=-1 is outside 1\.\.2"),
+        (
+            BOTH,
+            {"folds": 2, "split": 3, "section": "tasks.a"},
+            r"tasks\.a\.split=3 is outside 1\.\.2, the folds that tasks\.a\.folds",
+        ),
         (BOTH, {"folds": 3}, r"data\.folds=3 is more than the 2 groups"),
         (BOTH, {"validation_fraction": 0.5}, r"data\.validation_fraction=0\.5 needs at least 2 training groups"),
         (BOTH, {"validation_fraction": 1.0}, r"data\.validation_fraction=1\.0 is outside"),

@@ -23,7 +23,7 @@ from twostream_jax.scores import ScoreFile, file_name
 RGB = (("model.name", "cnn_m_spatial"), ("input.streams", ("rgb",)))
 FLOW = (("model.name", "cnn_m_temporal"), ("input.streams", ("flow",)), ("input.stack", 2))
 SPATIAL, TEMPORAL = Net("spatial", "ucf101", RGB), Net("temporal_L2", "ucf101", FLOW)
-IMPOSSIBLE = Net("impossible", "ucf101", (*FLOW, ("input.nosuch", 3)))
+IMPOSSIBLE = Net("impossible", "ucf101", (*FLOW, ("input.stack", 0)))
 FOREIGN = Net("foreign", "hmdb51", FLOW)
 SMALL = {
     "alone": Table("Two nets", (Row("Temporal", 50.0, (TEMPORAL,)), Row("Spatial", 40.0, (SPATIAL,)))),
@@ -96,14 +96,19 @@ def pretend_evaluate(config, folder) -> None:
         },
     )
     scores.write(folder / file_name(dataset.name, data.split, data.folds, subset))
-    summary = {"protocol": "center", "checkpoint": config.train.steps, "center": accuracy_entry(scores)}
+    summary = {
+        "task": dataset.name,
+        "protocol": "center",
+        "checkpoint": config.train.steps,
+        "center": accuracy_entry(scores),
+    }
     write_json(folder / eval_name(subset), summary)
 
 
 def test_a_table_is_made_by_real_nets(small, tmp_path, capsys):
     for _ in range(2):
         with pytest.raises(
-            UserError, match=r"^--table=fused: 2 of 4 rows are missing, such as 'Impossible': input\.nosuc"
+            UserError, match=r"^--table=fused: 2 of 4 rows are missing, such as 'Impossible': input\.stack=0"
         ):
             driver.table("fused", {"ucf101": small}, tmp_path)
     out = capsys.readouterr().out
@@ -133,7 +138,7 @@ def test_a_table_resumes_shares_its_runs_and_reports_what_it_cannot_have(small, 
     assert [path.stat().st_mtime_ns for path in kept] == before
     table = json.loads((tmp_path / "table.json").read_text())
     impossible, average, _, elsewhere = table["rows"]
-    assert impossible["missing"].startswith("input.nosuch: the row sets this key") and "accuracy" not in impossible
+    assert impossible["missing"].startswith("input.stack=0: must be at least 1") and "accuracy" not in impossible
     assert elsewhere["missing"] == "table.hmdb51 is empty: name the config file of the data set in its place"
     text = (tmp_path / "table.md").read_text()
     assert "| Averaged | 60.0 | **" in text and "- Elsewhere: missing, table.hmdb51 is empty" in text
@@ -180,8 +185,6 @@ def test_a_start_that_fails_takes_what_hangs_on_it(small, pretended, tmp_path, m
 def test_a_start_is_trained_first_and_not_scored(small, pretended, tmp_path, monkeypatch):
     tuned = Net("tuned", "ucf101", RGB, "fine-tuning", Net("before", "imagenet", RGB, "own"))
     monkeypatch.setitem(SMALL, "tuned", Table("Tuned", (Row("Tuned", 1.0, (tuned,)),)))
-    with small.unlocked():
-        small.init = {"from": "", "freeze": ()}
     small.table.imagenet = "before.py"
     for times in (1, 2):
         (row,) = driver.table("tuned", {"ucf101": small, "imagenet": small}, tmp_path)["rows"]
@@ -193,10 +196,14 @@ def test_a_start_is_trained_first_and_not_scored(small, pretended, tmp_path, mon
 
 
 def test_nothing_is_trained_for_rows_that_cannot_be_had(small, pretended, tmp_path, monkeypatch):
-    tuned = Net("tuned", "ucf101", (*RGB, ("input.nosuch", 3)), "fine-tuning", Net("before", "imagenet", RGB, "own"))
+    tuned = Net(
+        "tuned", "ucf101", (*RGB, ("input.clip_frames", 3)), "fine-tuning", Net("before", "imagenet", RGB, "own")
+    )
     monkeypatch.setitem(SMALL, "tuned", Table("Tuned", (Row("Tuned", 1.0, (tuned,)),)))
     small.table.imagenet = "before.py"
-    with pytest.raises(UserError, match=r"1 of 1 rows are missing, such as 'Tuned': input\.nosuch"):
+    with pytest.raises(
+        UserError, match=r"1 of 1 rows are missing, such as 'Tuned': input\.clip_frames=3: cnn_m_spatial"
+    ):
         driver.table("tuned", {"ucf101": small, "imagenet": small}, tmp_path)
     assert not pretended
 

@@ -38,8 +38,8 @@ def test_what_a_run_leaves(finished):
         assert checkpoints.steps() == [3, 6]
         stored = checkpoints.config(6)
         assert checkpoints.best_step() in (3, 6)
-    assert stored["tasks"] == {"videos": list(Setup.of(config).classes)}
-    assert stored["records"]["checksum"] == Setup.of(config).records.dataset.checksum
+    assert stored["tasks"] == {"videos": list(Setup.of(config).only.classes)}
+    assert stored["records"]["videos"]["checksum"] == Setup.of(config).only.records.dataset.checksum
     assert stored["config"]["model"]["width"] == 1 / 16 and "jax" in stored["versions"]
 
 
@@ -202,10 +202,10 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, tmp_p
     # The batch, against draws made here from the formulas of the order: step s is drawn from (seed, s - 1).
     found = json.loads((tmp_path / "bad_batch.json").read_text())
     setup = Setup.of(config)
-    table = setup.table("train")
+    table = setup.only.table("train")
     rng = np.random.default_rng([config.seed, found["step"] - 1])
     drawn = sampling.train_indices(rng, table, 16, before=0, after=3, crop=41, flip=True)
-    names = [setup.records.videos[i].name for i in drawn["video"]]
+    names = [setup.only.records.videos[i].name for i in drawn["video"]]
     assert [sample["video"] for sample in found["samples"]] == names and found["seed"] == 0
     assert [sample["anchor"] for sample in found["samples"]] == drawn["anchor"].tolist()
     crops = [[int(y), int(x)] for y, x in zip(drawn["y"], drawn["x"], strict=True)]

@@ -18,7 +18,7 @@ FACTS = {
 
 
 def test_the_same_records_pass():
-    validate_run.check_same_records(FACTS, FACTS, "w", "r")
+    validate_run.check_same_records(FACTS, FACTS, "w", "data", "r")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_same_records_pass():
 )
 def test_each_changed_fact_is_named(change, told):
     with pytest.raises(UserError) as caught:
-        validate_run.check_same_records(FACTS, FACTS | change, "w", "r")
+        validate_run.check_same_records(FACTS, FACTS | change, "w", "data", "r")
     assert str(caught.value).startswith("data.records=r: not the records that the run in w began with: ")
     assert told in str(caught.value) and ("checksum" in str(caught.value)) == (list(change) == ["checksum"])
 
@@ -49,11 +49,11 @@ def test_fingerprints_are_of_the_names_whatever_their_order():
 
 def test_videos_trained_on_are_refused_and_others_pass():
     trained = validate_run.fingerprints(f"c/{i}" for i in range(1000))
-    validate_run.check_unseen(trained, (f"d/{i}" for i in range(1000)), "test", "w", "r")
+    validate_run.check_unseen(trained, (f"d/{i}" for i in range(1000)), "test", "w", "data", "r")
     # As of a checkpoint that does not remember them.
-    validate_run.check_unseen("", ["c/7"], "test", "w", "r")
+    validate_run.check_unseen("", ["c/7"], "test", "w", "data", "r")
     with pytest.raises(UserError) as caught:
-        validate_run.check_unseen(trained, ["d/1", "c/7", "c/8"], "validation", "w", "r")
+        validate_run.check_unseen(trained, ["d/1", "c/7", "c/8"], "validation", "w", "data", "r")
     assert str(caught.value) == (
         "eval.subset=validation: the net in w was trained on c/7, which data.records=r now has in its validation videos; "
         "bring back that division and prepare, or train in another --workdir"

@@ -20,10 +20,11 @@ from twostream_jax import cli_config
 
 def main():
     setup = Setup.of(cli_config.load_stored(pathlib.Path(sys.argv[1]), []))
-    draw = pipeline.DrawBatch(setup.table("train"), 16, *setup.span, 41, True, 0)
+    draw = pipeline.DrawBatch((setup.only.table("train"),), 16, *setup.span, 41, True, 0)
     reading = pipeline.Reading(num_threads=1, num_workers=2)
     steps = int(sys.argv[2])
-    batches = pipeline.train_batches(setup.records, draw, setup.window(41), start_step=0, steps=steps, reading=reading)
+    window = setup.window(41)
+    batches = pipeline.train_batches([setup.only.records], draw, window, start_step=0, steps=steps, reading=reading)
     print("begins", flush=True)
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):

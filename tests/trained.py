@@ -21,7 +21,7 @@ def state_of(config, workdir, step):
     mesh = meshes.make_mesh()
     create = steps.jit_init(
         mesh,
-        model=setup.model({setup.task: len(setup.classes)}),
+        model=setup.model(setup.heads),
         optimizer=make_optimizer(config.optim),
         inputs=setup.inputs,
     )

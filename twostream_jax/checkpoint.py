@@ -22,6 +22,7 @@ from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax.disk_errors import as_os_error, cause, leave_out_orbax, unfinished_tasks_hidden, why
 from twostream_jax.files import cannot_write
+from twostream_jax.validate_run import config_item_by_task
 
 # Key of the accuracy that orders checkpoints: that of whole videos of the validation groups, centre crop.
 BEST = "validation_accuracy"
@@ -142,7 +143,8 @@ class Checkpoints:
     def config(self, step: int) -> dict:
         """Return the `config` item of a step: {"config", "tasks", "records", ...} as the run wrote it."""
         ours = (BEST, "checksums", "checksum")
-        return {key: value for key, value in self._document(step).items() if key not in ours}
+        item = {key: value for key, value in self._document(step).items() if key not in ours}
+        return config_item_by_task(item)
 
     def restore(self, step: int, abstract_state: Any, mesh: Mesh) -> Any:
         """Return the state of a step, replicated over the mesh; `abstract_state` gives its tree, shapes and dtypes.

@@ -23,7 +23,7 @@ MODES = {
     "fuse": ("scores", "train_scores"),
     "table": ("table",),
     "predict": ("video", "runs"),
-    "inspect": ("json", "filters"),
+    "inspect": ("json", "filters", "video", "figures", "frame"),
 }
 # Those that go on where they were stopped.
 RESUMED = ("train", "prepare", "demo", "table")
@@ -34,7 +34,7 @@ USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DI
          prepare [--dry_run | --verify], eval,
          fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], table --table=2014-1b,
          predict --video=FILE [--runs=DIR,DIR],
-         inspect [--json] [--filters=FILE.png]
+         inspect [--json] [--filters=FILE.png], inspect --video=FILE --figures=DIR [--frame=N]
   several processes: --coordinator=HOST:PORT --num_processes=N --process_id=I
   README.md shows each at work; configs/base.py lists every key with its unit."""
 
@@ -75,10 +75,12 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_list("scores", [], "fuse: score files of the streams", flag_values=values)
     flags.DEFINE_list("train_scores", [], "fuse: score files of the training videos", flag_values=values)
     flags.DEFINE_string("table", "", "table: which of the paper's", flag_values=values)
-    flags.DEFINE_string("video", "", "predict: the video file", flag_values=values)
+    flags.DEFINE_string("video", "", "predict, inspect: the video file", flag_values=values)
     flags.DEFINE_list("runs", [], "predict: workdirs", flag_values=values)
     flags.DEFINE_boolean("json", False, "inspect: print JSON", flag_values=values)
     flags.DEFINE_string("filters", "", "inspect: PNG of the first layer's filters", flag_values=values)
+    flags.DEFINE_string("figures", "", "inspect: folder for pictures of the flow in --video", flag_values=values)
+    flags.DEFINE_integer("frame", None, "inspect: first frame of these pictures, from 0", flag_values=values)
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0", flag_values=values)
     flags.DEFINE_integer("num_processes", 0, "how many processes", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "this one's number", flag_values=values)
@@ -176,12 +178,13 @@ def _train(values, rest) -> None:
 
 
 def _eval(values, rest) -> None:
-    from twostream_jax.drivers.evaluate import evaluate, summary_lines
+    from twostream_jax.drivers.evaluate import by_task, evaluate, summary_lines
 
     for workdir in _runs_or_newest(values):
-        result = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
-        print(f"{workdir}, checkpoint {result['checkpoint']}")
-        print("\n".join(summary_lines(result)))
+        results = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
+        for summary in by_task(results).values():
+            print(f"{workdir}, checkpoint {summary['checkpoint']}")
+            print("\n".join(summary_lines(summary)))
 
 
 def _fuse(values, rest) -> None:
@@ -233,6 +236,9 @@ def _predict(values, rest) -> None:
 
 
 def _inspect(values, rest) -> None:
+    if any(values[name].present for name in ("video", "figures", "frame")):
+        _draw_flow(values, rest)
+        return
     from twostream_jax.drivers import inspect
 
     filters = Path(values.filters) if values.filters else None
@@ -253,6 +259,19 @@ def _inspect(values, rest) -> None:
         return
     for result in results:
         print("\n".join(inspect.report_lines(result)))
+
+
+def _draw_flow(values, rest) -> None:
+    if not values.video or not values.figures:
+        raise UserError("--mode=inspect draws the flow of a video with --video=FILE and --figures=DIR together")
+    for name in ("workdir", "json", "filters"):
+        if values[name].present:
+            raise UserError(f"--{name}: not with --figures, whose settings come from --config")
+    from twostream_jax.drivers.flow_figures import draw_flow
+
+    config, _ = cli_config.load(values.config or "configs/demo.py", rest)
+    for path in draw_flow(config, Path(values.video), Path(values.figures), values.frame):
+        print(path)
 
 
 def _runs_or_newest(values) -> list[Path]:

@@ -82,6 +82,9 @@ def _fill(section: ConfigDict, stored, prefix: str, path: Path) -> list[str]:
     lacking = []
     for key in section:
         name = prefix + key
+        if name == "tasks":
+            lacking += _fill_tasks(section[key], stored.get(key, {}), path)
+            continue
         if key not in stored:
             if name in SECTIONS:
                 raise _unfit(path, f"no key {name}")
@@ -99,6 +102,17 @@ def _fill(section: ConfigDict, stored, prefix: str, path: Path) -> list[str]:
         elif isinstance(section[key], float) and isinstance(value, int):
             value = float(value)
         section[key] = value
+    return lacking
+
+
+def _fill_tasks(tasks: ConfigDict, stored, path: Path) -> list[str]:
+    """Make an entry of `tasks` for each one stored, and set its keys; as `_fill`."""
+    if not isinstance(stored, dict):
+        raise _unfit(path, f"tasks is {_shown(stored)}, must be a section of keys")
+    lacking = []
+    for name, entry in stored.items():
+        tasks[name] = base.task("")
+        lacking += _fill(tasks[name], entry, f"tasks.{name}.", path)
     return lacking
 
 
@@ -140,7 +154,8 @@ def _check_keys(config: ConfigDict, wanted: ConfigDict, where: str, prefix: str 
     for key in wanted:
         if key not in config or isinstance(wanted[key], ConfigDict) != isinstance(config[key], ConfigDict):
             raise UserError(f"{where}has no key {prefix}{key}; begin get_config() with base.get_config()")
-        if isinstance(wanted[key], ConfigDict):
+        # Tasks have the user's own names; validate looks at them.
+        if isinstance(wanted[key], ConfigDict) and key != "tasks":
             _check_keys(config[key], wanted[key], where, f"{prefix}{key}.")
     unknown = [key for key in config if key not in wanted]
     if unknown:

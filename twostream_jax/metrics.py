@@ -13,58 +13,61 @@ from flax import struct
 
 @struct.dataclass
 class ClipMetrics:
-    """Sums over samples: `merge` adds them, `compute` divides. Float32 scalars, so counts are exact to 2^24."""
+    """Sums over samples, by task: `merge` adds them, `compute` divides. Float32 [tasks], so counts are exact to 2^24."""
 
     loss_sum: jax.Array
     correct: jax.Array
     count: jax.Array
+    # Scalar: of the total of the tasks' losses, times the count of all samples.
+    total_sum: jax.Array
 
     @classmethod
-    def empty(cls) -> ClipMetrics:
+    def empty(cls, tasks: int = 1) -> ClipMetrics:
         """Return the sums of no sample."""
-        return cls(*(np.zeros((), np.float32) for _ in range(3)))
+        return cls(*(np.zeros(tasks, np.float32) for _ in range(3)), np.zeros((), np.float32))
 
     @classmethod
-    def of(
-        cls,
-        loss: jax.Array,
-        logits: dict[str, jax.Array],
-        labels: jax.Array,
-        task: jax.Array,
-        weight: jax.Array,
-        task_names: tuple[str, ...],
-    ) -> ClipMetrics:
-        """Return the sums of one batch; arguments as in `losses.multi_task_loss`, whose total is `loss`.
+    def of(cls, losses: jax.Array, correct: jax.Array, count: jax.Array) -> ClipMetrics:
+        """Return the sums of one batch from each task's loss, `correct_by_task` and `losses.task_weights`, [tasks] each.
 
-        `loss` is a mean, so it enters times the batch's count: merged losses are the mean over samples.
+        A loss is a mean, so it enters times its samples' count: merged losses are means over samples.
         """
-        count = weight.sum()
-        return cls(loss * count, count_correct(logits, labels, task, weight, task_names), count)
+        return cls(losses * count, correct, count, losses.sum() * count.sum())
 
     def merge(self, other: ClipMetrics) -> ClipMetrics:
         """Return the sums of both."""
         return jax.tree.map(operator.add, self, other)
 
-    def compute(self) -> dict[str, float]:
-        """Return {"loss", "clip_accuracy"} as Python floats, NaN over no sample. Waits for the device."""
-        loss_sum, correct, count = (float(value) for value in (self.loss_sum, self.correct, self.count))
-        if count == 0.0:
-            return {"loss": math.nan, "clip_accuracy": math.nan}
-        return {"loss": loss_sum / count, "clip_accuracy": correct / count}
+    def compute(self, task_names: tuple[str, ...] = ("",)) -> dict[str, float]:
+        """Return {"loss", "clip_accuracy"} as Python floats, NaN over no sample. Waits for the device.
+
+        `loss` is the sum of the tasks' losses; of several tasks, "loss_<task>" and "clip_accuracy_<task>" are beside.
+        """
+        count = float(np.sum(self.count))
+        values = {"loss": _ratio(self.total_sum, count), "clip_accuracy": _ratio(np.sum(self.correct), count)}
+        for index, name in enumerate(task_names if len(task_names) > 1 else ()):
+            own = float(self.count[index])
+            values[f"loss_{name}"] = _ratio(self.loss_sum[index], own)
+            values[f"clip_accuracy_{name}"] = _ratio(self.correct[index], own)
+        return values
 
 
-def count_correct(
+def _ratio(total, count: float) -> float:
+    return float(total) / count if count else math.nan
+
+
+def correct_by_task(
     logits: dict[str, jax.Array], labels: jax.Array, task: jax.Array, weight: jax.Array, task_names: tuple[str, ...]
 ) -> jax.Array:
-    """Return the weighted number of samples whose own task's head ranks the label first, float32 scalar.
+    """Return the weighted number of each task's samples whose head ranks the label first, float32 [tasks].
 
     logits {task: [B, T, C]}, averaged over T; labels, task int32 [B]; weight float32 [B].
     """
-    total = jnp.zeros((), jnp.float32)
+    totals = []
     for index, name in enumerate(task_names):
         hit = (jnp.argmax(logits[name].mean(axis=1), axis=-1) == labels) & (task == index)
-        total += jnp.where(hit, weight, jnp.float32(0)).sum()
-    return total
+        totals.append(jnp.where(hit, weight, jnp.float32(0)).sum())
+    return jnp.stack(totals)
 
 
 def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:

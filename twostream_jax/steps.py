@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -10,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.sharding import Mesh
 
 from twostream_jax import losses
 from twostream_jax import mesh as meshes
-from twostream_jax.metrics import ClipMetrics
+from twostream_jax.metrics import ClipMetrics, correct_by_task
 from twostream_jax.optim import trained_part
 from twostream_jax.preprocess import CENTRE, eval_inputs, train_inputs
 from twostream_jax.state import TrainState
@@ -92,29 +94,56 @@ def train_step(
     inputs: Inputs,
     tasks: tuple[str, ...],
     frozen: tuple[str, ...] = (),
+    accumulate: int = 1,
 ) -> tuple[TrainState, ClipMetrics]:
     """Return the state after one update on the batch, and the batch's loss and clip accuracy as mergeable sums.
 
     `key` is the run's; the step's own dropout key is folded from it, so that a resumed run drops what it would have.
     `frozen` layers come out bit for bit as they went in. Dropout acts after full6 and full7 whether they are frozen or
     not: the paper gives its ratio for the net of which only full8 trains too (2014 Table 1a).
-    """
-    prepared = train_inputs(batch, crop=inputs.crop, lighting_std=inputs.lighting, **inputs.flow)
-    dropout = jax.random.fold_in(key, state.step)
 
+    With `accumulate` = A the gradient is the sum over A parts of the batch, computed one after the other: the same but for
+    rounding, and for what dropout drops.
+    """
+    dropout = jax.random.fold_in(key, state.step)
     # Of these alone, so that nothing is computed backwards below the lowest of them.
     trained = trained_part(state.params, frozen)
+    totals = losses.task_weights(batch["task"], batch["weight"], len(tasks))
 
-    def loss_of(trained):
-        logits = model.apply({"params": state.params | trained}, prepared, train=True, rngs={"dropout": dropout})
-        loss, _ = losses.multi_task_loss(logits, batch["label"], batch["task"], batch["weight"], tasks)
-        return loss, logits
+    def loss_of(trained, part, key):
+        prepared = train_inputs(part, crop=inputs.crop, lighting_std=inputs.lighting, **inputs.flow)
+        logits = model.apply({"params": state.params | trained}, prepared, train=True, rngs={"dropout": key})
+        sample = (part["label"], part["task"], part["weight"])
+        loss, per_task = losses.multi_task_loss(logits, *sample, tasks, totals)
+        return loss, (jnp.stack(list(per_task.values())), correct_by_task(logits, *sample, tasks))
 
-    (loss, logits), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
+    of_part = jax.grad(loss_of, has_aux=True)
+    if accumulate == 1:
+        gradients, sums = of_part(trained, batch, dropout)
+    else:
+        gradients, sums = _accumulated(partial(of_part, trained), batch, dropout, accumulate)
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-    metrics = ClipMetrics.of(loss, logits, batch["label"], batch["task"], batch["weight"], tasks)
     params = state.params | optax.apply_updates(trained, updates)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return TrainState(state.step + 1, params, opt_state), ClipMetrics.of(*sums, totals)
+
+
+def _accumulated(of_part: Callable, batch: dict[str, jax.Array], key: jax.Array, parts: int) -> Any:
+    """Return the sum of `of_part(part, key)`, a tree of arrays, over the parts of a batch.
+
+    Part i has the rows i, i + parts, ...: so each device's rows, which are neighbours, are spread over all parts evenly
+    and no row leaves its device.
+    """
+
+    def one(index: jax.Array) -> Any:
+        rows = {k: v.reshape(v.shape[0] // parts, parts, *v.shape[1:]) for k, v in batch.items()}
+        part = {k: lax.dynamic_index_in_dim(v, index, axis=1, keepdims=False) for k, v in rows.items()}
+        return of_part(part, jax.random.fold_in(key, index))
+
+    def add(total: Any, index: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(operator.add, total, one(index)), None
+
+    total, _ = lax.scan(add, one(jnp.int32(0)), jnp.arange(1, parts, dtype=jnp.int32))
+    return total
 
 
 def eval_step(params: Any, batch: dict[str, jax.Array], *, model, inputs: Inputs, crops: int) -> dict[str, dict]:

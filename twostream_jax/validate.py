@@ -6,15 +6,18 @@ Each raises `UserError` with one line that names the key, shows its value and sa
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from configs import base
-from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError
+from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError, shown_name
 
 KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
+# Part of the names of layers and of score files.
+TASK_NAME = r"[\w+-]{1,60}"
 # Last names of the files that init.from may name beside our own runs; both formats hold nets on RGB images.
 WEIGHT_FILES = (".caffemodel", ".mat")
 
@@ -84,11 +87,44 @@ def _check_types(config) -> None:
         for key, wanted in default.items() if isinstance(default, ConfigDict) else ():
             _check_type(f"{section}.{key}", config[section][key], wanted)
     _check_type("seed", config.seed, 0)
+    _check_tasks(config)
     for section, key in (("data", "classes"), ("data", "motions"), ("input", "streams"), ("init", "freeze")):
         if not all(isinstance(item, str) for item in config[section][key]):
             raise UserError(f"{section}.{key}={tuple(config[section][key])}: must be words, such as ('a', 'b')")
     if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in config.optim.drops):
         raise UserError(f"optim.drops={tuple(config.optim.drops)}: must be steps, whole numbers from 0")
+
+
+def check_task_name(where: str, name: str) -> None:
+    """Check that a data set's name can be a task's; `where` says what has it."""
+    if not re.fullmatch(TASK_NAME, name):
+        raise UserError(
+            f"{where}: a task's name has letters, digits and _ + - only, at most 60; rename {shown_name(name)}"
+        )
+
+
+def _check_tasks(config) -> None:
+    """Check each entry of `tasks` by itself: its name, its keys and their values."""
+    for name, task in config.tasks.items():
+        where, default = f"tasks.{name}", base.task("")
+        check_task_name(where, name)
+        if not isinstance(task, ConfigDict):
+            raise UserError(f"{where}={_shown(task)}: must be base.task(records, ...)")
+        for key in default:
+            if key not in task:
+                raise UserError(f"{where} has no key {key}; make it with base.task(records, ...)")
+            _check_type(f"{where}.{key}", task[key], default[key])
+        unknown = [key for key in task if key not in default]
+        if unknown:
+            raise UserError(f"{where} has an unknown key {unknown[0]}; there are {', '.join(default)}")
+        if not all(isinstance(item, str) for item in task.classes):
+            raise UserError(f"{where}.classes={tuple(task.classes)}: must be words, such as ('a', 'b')")
+        for key in ("split", "folds"):
+            _at_least(f"{where}.{key}", task[key], 0)
+        if not task.share > 0:
+            raise UserError(
+                f"{where}.share={task.share}: must be above 0, the task's part of a batch beside the others'"
+            )
 
 
 def _check_type(key: str, value, wanted) -> None:
@@ -127,7 +163,7 @@ def _check_ranges(config) -> None:
     at_least_one = {
         "data": ("short_side",),
         "input": ("stack", "crop", "clip_frames"),
-        "train": ("batch_size", "steps", "checkpoint_every", "log_every"),
+        "train": ("batch_size", "steps", "checkpoint_every", "log_every", "accumulate"),
         "eval": ("frames", "batch_size", "validation_frames"),
         "table": ("seeds",),
     }
@@ -154,30 +190,36 @@ def _check_ranges(config) -> None:
 
 def check_split(config) -> None:
     """Check that one split is named, as every mode but the demo, which can run them in turn, needs."""
-    if config.data.split < 1:
+    if config.data.split < 1 and not config.tasks:
         raise UserError("data.split=0: only mode demo runs every split in turn; name one from 1")
 
 
-def check_records(config, stored_streams, smallest_side_px: int) -> None:
-    """Check that the records hold the streams that the net takes, in frames large enough for its crop."""
+def check_records(config, section: str, records: str, stored_streams, smallest_side_px: int) -> None:
+    """Check that the records hold the streams that the net takes, in frames large enough for its crop.
+
+    `section` is where the config names them: data, or tasks.NAME.
+    """
     missing = [stream for stream in config.input.streams if stream not in stored_streams]
     if missing:
         remedy = "another flow.method" if "flow" in missing else "RGB frames"
         raise UserError(
-            f"data.records={config.data.records}: holds {', '.join(stored_streams)} but no {', '.join(missing)}; "
+            f"{section}.records={records}: holds {', '.join(stored_streams)} but no {', '.join(missing)}; "
             f"prepare records with {remedy}, or choose another model.name"
         )
     if config.input.crop > smallest_side_px:
         raise UserError(
             f"input.crop={config.input.crop}: larger than the smallest stored frame side, {smallest_side_px} px in "
-            f"{config.data.records}; lower the crop or prepare larger records"
+            f"{records}; lower the crop or prepare larger records"
         )
 
 
-def check_devices(batch_sizes: dict[str, int], num_devices: int) -> None:
-    """Check that each global batch ({"train.batch_size": 256, ...}) divides over the devices."""
-    for key, size in batch_sizes.items():
-        if size % num_devices:
-            below, above = size // num_devices * num_devices, -(-size // num_devices) * num_devices
-            use = f"{below} or {above}" if below else str(above)
-            raise UserError(f"{key}={size}: must divide over the {num_devices} devices present; use {use}")
+def check_devices(batch_size: int, accumulate: int, num_devices: int) -> None:
+    """Check that each of the `accumulate` parts of a global batch divides over the devices."""
+    parts = num_devices * accumulate
+    if batch_size % parts:
+        below, above = batch_size // parts * parts, -(-batch_size // parts) * parts
+        use = f"{below} or {above}" if below else str(above)
+        of_each = f" in each of train.accumulate={accumulate} parts" if accumulate > 1 else ""
+        raise UserError(
+            f"train.batch_size={batch_size}: must divide over the {num_devices} devices present{of_each}; use {use}"
+        )

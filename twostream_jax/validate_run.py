@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable
 
 from configs import base
@@ -15,12 +16,14 @@ from input_pipeline.schema import UserError, shown_name
 # Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by
 # their checksum, wherever they lie; what only `prepare` reads is settled once they are written.
 FREE_ON_RESUME = (
-    "train.steps", "train.checkpoint_every", "train.log_every",
+    "train.steps", "train.checkpoint_every", "train.log_every", "train.accumulate",
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
     "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",
     "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
 )  # fmt: skip
+# Where a task's records lie, that is.
+TASK_RECORDS = re.compile(r"tasks\..+\.records")
 
 
 def _flatten(config: dict, prefix: str = "") -> dict:
@@ -45,7 +48,7 @@ def check_resume(stored: dict, wanted: dict, workdir) -> list[str]:
     """
     before, now = _as_of(stored), _flatten(wanted)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    refused = [key for key in changed if key not in FREE_ON_RESUME]
+    refused = [key for key in changed if key not in FREE_ON_RESUME and not TASK_RECORDS.fullmatch(key)]
     if refused:
         listed = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in refused)
         raise UserError(
@@ -75,10 +78,17 @@ def check_same_net(stored: dict, wanted: dict, workdir) -> None:
     _refuse_changed(before, now, [key for key in keys if key not in ("input.flip", "input.lighting")], workdir)
 
 
-def check_same_split(stored: dict, wanted: dict, workdir) -> None:
-    """Refuse to score videos divided otherwise than in training: some would have been trained on."""
-    keys = [f"data.{key}" for key in ("split", "folds", "validation_fraction", "seed")]
-    _refuse_changed(_as_of(stored), _flatten(wanted), keys, workdir)
+def check_same_split(stored: dict, head: str, wanted: dict, section: str, workdir) -> None:
+    """Refuse to score videos divided otherwise than in the training of a head: some would have been trained on.
+
+    `section` of the `wanted` config names the videos that are to be scored: data, or tasks.NAME.
+    """
+    trained_in = f"tasks.{head}" if stored.get("tasks") else "data"
+    before, now = _as_of(stored), _flatten(wanted)
+    shared = ("data.validation_fraction", "data.seed")
+    pairs = [(f"{trained_in}.{key}", f"{section}.{key}") for key in ("split", "folds")] + [(key, key) for key in shared]
+    for theirs, ours in pairs:
+        _refuse_changed({ours: before.get(theirs)}, {ours: now.get(ours)}, [ours], workdir)
 
 
 def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
@@ -89,8 +99,8 @@ def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
             )
 
 
-def check_same_records(stored: dict, wanted: dict, workdir, records) -> None:
-    """Refuse to continue a run on other records than it began with (`Setup.records_facts`), naming what differs."""
+def check_same_records(stored: dict, wanted: dict, workdir, section: str, records) -> None:
+    """Refuse to continue a run on other records than a task of it began with (`Task.facts`), naming what differs."""
     before, now = _flatten(stored), _flatten(wanted)
     changed = [key for key in (before | now) if before.get(key) != now.get(key)]
     if changed:
@@ -98,7 +108,7 @@ def check_same_records(stored: dict, wanted: dict, workdir, records) -> None:
         told = [key for key in changed if key != "checksum"] or changed
         listed = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in told)
         raise UserError(
-            f"data.records={records}: not the records that the run in {workdir} began with: {listed}; "
+            f"{section}.records={records}: not the records that the run in {workdir} began with: {listed}; "
             "use those, or another --workdir"
         )
 
@@ -113,26 +123,41 @@ def fingerprints(names: Iterable[str]) -> str:
     They are the first 48 bits of each name's SHA-256: of ImageNet's 1.28 million and 50,000 other videos, one is taken
     for another with a chance of 0.02 %.
     """
-    return "".join(sorted(map(_fingerprint, names)))
+    return _sorted_once("".join(map(_fingerprint, names)))
+
+
+def all_fingerprints(some: dict[str, str], more: dict[str, str]) -> dict[str, str]:
+    """Return the fingerprints in either of two {data set's name: fingerprints}, each once."""
+    return {name: _sorted_once(some.get(name, "") + more.get(name, "")) for name in some | more}
+
+
+def _sorted_once(prints: str) -> str:
+    return "".join(sorted({prints[i : i + 8] for i in range(0, len(prints), 8)}))
 
 
 def _fingerprint(name: str) -> str:
     return base64.b64encode(hashlib.sha256(name.encode()).digest()[:6]).decode()
 
 
-def check_unseen(trained: str, names: Iterable[str], subset: str, workdir, records) -> None:
-    """Refuse to score videos of `subset` that the net was trained on, naming the first; `trained` are `fingerprints`."""
+def first_seen(trained: str, names: Iterable[str]) -> str | None:
+    """Return the first of the names that is among the `fingerprints` of trained videos, None where there is none."""
     seen = {trained[i : i + 8] for i in range(0, len(trained), 8)}
-    shared = next((name for name in names if _fingerprint(name) in seen), None)
+    return next((name for name in names if _fingerprint(name) in seen), None)
+
+
+def check_unseen(trained: str, names: Iterable[str], subset: str, workdir, section: str, records) -> None:
+    """Refuse to score videos of `subset` that the net was trained on, naming the first; `trained` are `fingerprints`."""
+    shared = first_seen(trained, names)
     if shared is not None:
         raise UserError(
-            f"eval.subset={subset}: the net in {workdir} was trained on {shown_name(shared)}, which data.records={records} "
-            f"now has in its {subset} videos; bring back that division and prepare, or train in another --workdir"
+            f"eval.subset={subset}: the net in {workdir} was trained on {shown_name(shared)}, which "
+            f"{section}.records={records} now has in its {subset} videos; bring back that division and prepare, or train "
+            "in another --workdir"
         )
 
 
 def records_differ(stored: dict, found: dict, records: str) -> list[str]:
-    """Return the lines that warn of records made otherwise than those a net was trained on (`Setup.records_facts`)."""
+    """Return the lines that warn of records made otherwise than those a net was trained on (`Task.facts`)."""
     lines = []
     for key in ("short_side", "flow"):
         if stored[key] != found[key]:
@@ -140,8 +165,8 @@ def records_differ(stored: dict, found: dict, records: str) -> list[str]:
     return lines
 
 
-def prepared_otherwise(config, facts: dict) -> list[str]:
-    """Return the lines that say where the records differ from what the config would prepare; the records rule."""
+def prepared_otherwise(config, facts: dict, records: str) -> list[str]:
+    """Return the lines that say where a task's records differ from what the config would prepare; the records rule."""
     flow = facts["flow"] or {"method": "none", "bound_px": config.flow.bound_px}
     pairs = {
         "data.short_side": (config.data.short_side, facts["short_side"]),
@@ -153,28 +178,40 @@ def prepared_otherwise(config, facts: dict) -> list[str]:
         given = flow["method"] == "given"
         pairs = {"data.jpeg_bound_px": (config.data.jpeg_bound_px, flow["bound_px"])} if given else {}
     return [
-        f"warning: {key} is {ours} in the config and {theirs} in {config.data.records}; the records rule"
+        f"warning: {key} is {ours} in the config and {theirs} in {records}; the records rule"
         for key, (ours, theirs) in pairs.items()
         if ours != theirs
     ]
 
 
-def check_same_classes(stored, wanted, workdir, records) -> None:
+def check_same_classes(stored, wanted, workdir, section: str, records) -> None:
     """Refuse records whose class names differ from those a checkpoint was trained on; their order may differ."""
     if set(stored) != set(wanted):
         lacking = ", ".join(sorted(set(stored) - set(wanted))[:3]) or "none"
         unknown = ", ".join(sorted(set(wanted) - set(stored))[:3]) or "none"
         raise UserError(
-            f"data.records={records}: classes differ from the checkpoint's in {workdir}: "
+            f"{section}.records={records}: classes differ from the checkpoint's in {workdir}: "
             f"missing {lacking}; unknown to the net {unknown}; use the records it was trained on"
         )
 
 
-def check_runs_classes(first, other, first_dir, other_dir) -> None:
-    """Refuse to average two runs whose nets tell other classes apart; their order may differ."""
-    if set(first) != set(other):
-        only = [", ".join(sorted(set(a) - set(b))[:3]) or "none" for a, b in ((first, other), (other, first))]
-        raise UserError(
-            f"--runs: {first_dir} and {other_dir} were trained on different classes "
-            f"(only in the first: {only[0]}; only in the second: {only[1]}); give runs of one data set"
-        )
+def check_runs_classes(first: dict, other: dict, first_dir, other_dir) -> None:
+    """Refuse to average two runs, {head: classes} each, no two heads of which tell the same classes apart."""
+    if any(set(a) == set(b) for a in first.values() for b in other.values()):
+        return
+    ours, theirs = (set().union(*heads.values()) for heads in (first, other))
+    only = [", ".join(sorted(a - b)[:3]) or "none" for a, b in ((ours, theirs), (theirs, ours))]
+    raise UserError(
+        f"--runs: {first_dir} and {other_dir} were trained on different classes "
+        f"(only in the first: {only[0]}; only in the second: {only[1]}); give runs of one data set"
+    )
+
+
+def config_item_by_task(stored: dict) -> dict:
+    """Return a checkpoint's `config` item as this version writes it; versions with one task only had no names there."""
+    records = stored.get("records", {})
+    if "checksum" not in records:
+        return stored
+    (task,) = stored["tasks"]
+    trained = {records["name"]: stored.get("trained_videos", "")}
+    return stored | {"records": {task: records}, "trained_videos": trained}

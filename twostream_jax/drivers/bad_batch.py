@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from input_pipeline.pipeline import DrawBatch
@@ -21,17 +22,17 @@ class NotFinite(Exception):
         self.what, self.step = what, step
 
 
-def bad_batch(draw: DrawBatch, videos, step: int) -> dict:
+def bad_batch(draw: DrawBatch, videos: Sequence[Sequence], step: int) -> dict:
     """Return the samples of the global batch of a step (from 1): {"step", "seed", "samples": [{"video", ...}]}.
 
-    They are drawn anew, which is a pure function of seed and step. `anchor` counts frames; `crop` is the top left corner
-    (y, x) in px of the stored frame.
+    `videos` are those of each task's records. The samples are drawn anew, which is a pure function of seed and step.
+    `anchor` counts frames; `crop` is the top left corner (y, x) in px of the stored frame.
     """
     drawn = draw(step - 1)
-    columns = (drawn[key].tolist() for key in ("video", "anchor", "y", "x", "flip"))
+    columns = (drawn[key].tolist() for key in ("task", "video", "anchor", "y", "x", "flip"))
     samples = [
-        {"video": videos[video].name, "anchor": anchor, "crop": [y, x], "flip": flip}
-        for video, anchor, y, x, flip in zip(*columns, strict=True)
+        {"video": videos[task][video].name, "anchor": anchor, "crop": [y, x], "flip": flip}
+        for task, video, anchor, y, x, flip in zip(*columns, strict=True)
     ]
     return {"step": step, "seed": draw.seed, "samples": samples}
 

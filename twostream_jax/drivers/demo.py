@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 from input_pipeline import dataset_file
 from input_pipeline.schema import UserError, dequantise_flow
 from twostream_jax import models
-from twostream_jax.drivers.evaluate import eval_name, evaluate, protocol_name, summary_lines
+from twostream_jax.drivers.evaluate import evaluate, evaluated, summary_lines
 from twostream_jax.drivers.fuse import fuse
 from twostream_jax.drivers.fuse import summary_lines as fuse_lines
 from twostream_jax.drivers.prepare import prepare_records
@@ -36,6 +34,10 @@ def demo(config, workdir: Path) -> dict:
     report.md and pictures. With data.split=0 every split (or fold) runs in turn in `split<k>/`, and the report gives
     mean and spread. What is finished is not done again.
     """
+    if config.tasks:
+        raise UserError(
+            f"tasks={','.join(config.tasks)}: mode demo runs both streams on one data set; train several with --mode=train"
+        )
     config = config.copy_and_resolve_references()
     config.data.records = config.data.records or str(workdir / "records")
     if config.data.kind == "synthetic":
@@ -112,18 +114,8 @@ def _one_split(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
 
 def _evaluated(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
     """Return the evaluation of the last checkpoint: the one that is there if it is of these records, or a new one."""
-    subset, path = config.eval.subset, workdir / eval_name(config.eval.subset)
-    scores = workdir / file_name(dataset.name, config.data.split, config.data.folds, subset)
-    if path.is_file() and scores.is_file():
-        # What is damaged is made anew.
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            found, provenance = json.loads(path.read_text(encoding="utf-8")), ScoreFile.read(scores).provenance
-            last = config.train.steps
-            wanted = (protocol_name(config.eval.frames, config.eval.crops), last, dataset.checksum, last)
-            of_records, of_step = provenance["records"]["checksum"], provenance["step"]
-            if (found["protocol"], found["checkpoint"], of_records, of_step) == wanted and summary_lines(found):
-                return found
-    return evaluate(config, workdir)
+    split, folds = config.data.split, config.data.folds
+    return evaluated(config, workdir, dataset.name, split, folds, dataset.checksum) or evaluate(config, workdir)
 
 
 def _fused(test: list[Path], train: list[Path], folder: Path) -> dict:
@@ -169,16 +161,16 @@ def _pictures(config, workdir: Path, scores: dict[str, ScoreFile], fused: ScoreF
 
 def _flow_samples(config) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return (title, frame, flow in px) of the moment of most motion in the first test video of classes across the list."""
-    setup = Setup.of(stream_config(config, "temporal"))
-    table = setup.table("test")
+    task = Setup.of(stream_config(config, "temporal")).only
+    table = task.table("test")
     samples = []
     labels = np.unique(table.label)
     for label in labels[np.linspace(0, len(labels) - 1, min(SAMPLES, len(labels))).astype(int)]:
         position = int(table.position[np.flatnonzero(table.label == label)[0]])
-        video = setup.records.videos[position]
-        levels, _, bound_px = setup.records.flow(position, 0, video.pairs)
+        video = task.records.videos[position]
+        levels, _, bound_px = task.records.flow(position, 0, video.pairs)
         # The field that varies most over the frame: a still moment, or a pan of the camera, would show little.
         index = int(np.argmax([field.std(axis=(0, 1)).sum() for field in levels]))
-        frame = setup.records.frames(position, [index])[0]
+        frame = task.records.frames(position, [index])[0]
         samples.append((Path(video.name).name, frame, dequantise_flow(levels[index], bound_px)))
     return samples

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax import metrics, validate_run
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.scoring import Scorer, VideoScores
 from twostream_jax.drivers.setup import Setup, package_versions
+from twostream_jax.drivers.tasks import Task
 from twostream_jax.files import write_json
 from twostream_jax.metrics import wilson_interval
 from twostream_jax.report.tables import accuracy_entry, percent, setting, stream_summary
@@ -28,7 +32,7 @@ def protocol_name(frames: int, crops: int) -> str:
 
 
 def load_params(checkpoints: Checkpoints, step: int, setup: Setup, tasks: dict[str, int], mesh):
-    """Return the net with one head per task of the checkpoint, and the parameters of `step`, replicated."""
+    """Return the net with a head for each of `tasks`, {name: classes}, and the parameters of `step`, replicated."""
     model = setup.model(tasks)
     return model, checkpoints.restore_params(step, abstract_params(model, setup.inputs), mesh)
 
@@ -36,40 +40,66 @@ def load_params(checkpoints: Checkpoints, step: int, setup: Setup, tasks: dict[s
 def evaluate(config, workdir: Path) -> dict:
     """Score `eval.subset` with `eval.checkpoint` of the run in `workdir`; return what eval.json holds.
 
-    Leaves `scores_<task>_split<k>_<subset>.npz` and `eval.json` (`eval_<subset>.json` for other subsets than test).
+    That is a summary or, of a config with several tasks, {"tasks": {task: summary}} of those that have such videos.
+    Leaves `scores_<task>_split<k>_<subset>.npz` of each and `eval.json` (`eval_<subset>.json` for other subsets than test).
     Refuses inputs, a net or a split other than the checkpoint's, and videos of another subset that it was trained on.
     """
     setup = Setup.of(config)
-    table = setup.table(config.eval.subset)
+    subset = config.eval.subset
+    tasks = [task for task in setup.tasks if task.positions[subset]] or list(setup.tasks[:1])
+    tables = {task.name: task.table(subset) for task in tasks}
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = choose_step(checkpoints, str(config.eval.checkpoint))
         stored = checkpoints.config(step)
-        (head, classes), *_ = stored["tasks"].items()
         validate_run.check_same_net(stored["config"], config.to_dict(), workdir)
-        validate_run.check_same_split(stored["config"], config.to_dict(), workdir)
-        validate_run.check_same_classes(classes, setup.classes, workdir, config.data.records)
-        if config.eval.subset != "train" and stored["records"]["name"] == setup.task:
-            # Checkpoints of older versions do not remember their videos.
-            names = (setup.records.videos[i].name for i in table.position)
-            trained = stored.get("trained_videos", "")
-            validate_run.check_unseen(trained, names, config.eval.subset, workdir, config.data.records)
+        heads = {task.name: _head(task, stored, workdir) for task in tasks}
+        for task in tasks:
+            _check_task(task, heads[task.name], stored, config, workdir)
         if jax.process_index() == 0:
             check_writable(workdir)
-        for line in validate_run.records_differ(stored["records"], setup.records_facts, config.data.records):
-            print(line, file=sys.stderr)
         mesh = meshes.make_mesh()
-        model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
-    # Classes are matched by name: the records may list them in another order than the net's.
-    labels = np.asarray([classes.index(setup.classes[label]) for label in table.label])
+        sizes = {head: len(classes) for head, classes in stored["tasks"].items()}
+        model, params = load_params(checkpoints, step, setup, sizes, mesh)
     scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
-    with Progress(f"eval {workdir} {config.eval.subset}", "stacks") as progress:
-        scores = scorer(params, table, labels, head, config.eval.frames, progress.update)
-    file = _score_file(setup, table, labels, classes, scores, workdir, step, stored)
-    result = _summary(file, scores)
+    results = {}
+    for task in tasks:
+        table, classes = tables[task.name], stored["tasks"][heads[task.name]]
+        # Classes are matched by name: the records may list them in another order than the net's.
+        labels = np.asarray([classes.index(task.classes[label]) for label in table.label])
+        what = f"eval {workdir} {subset}" + (f" {task.name}" if len(tasks) > 1 else "")
+        with Progress(what, "stacks") as progress:
+            scores = scorer(params, task, table, labels, heads[task.name], config.eval.frames, progress.update)
+        file = _score_file(config, task, table, labels, classes, scores, workdir, step, stored)
+        results[task.name] = _summary(file, scores)
+        if jax.process_index() == 0:
+            file.write(workdir / file_name(file.task, file.split, file.folds, file.subset))
+    result = {"tasks": results} if len(setup.tasks) > 1 else results[tasks[0].name]
     if jax.process_index() == 0:
-        file.write(workdir / file_name(file.task, file.split, file.folds, file.subset))
-        write_json(workdir / eval_name(file.subset), result)
+        write_json(workdir / eval_name(subset), result)
     return result
+
+
+def by_task(result: dict) -> dict[str, dict]:
+    """Return {task: summary} of what eval.json holds."""
+    return result["tasks"] if "tasks" in result else {result["task"]: result}
+
+
+def evaluated(config, workdir: Path, task: str, split: int, folds: int, checksum: str) -> dict | None:
+    """Return the summary of `eval.subset` of a task that is in `workdir` already, or None where there is none.
+
+    It must be of the config's last step and protocol, and of the records with that checksum.
+    """
+    subset, last = config.eval.subset, config.train.steps
+    # What is not there, or damaged, is made anew.
+    with contextlib.suppress(OSError, UserError, ValueError, KeyError, TypeError, RecursionError):
+        content = json.loads((workdir / eval_name(subset)).read_text(encoding="utf-8"))
+        summary = by_task(content)[task]
+        provenance = ScoreFile.read(workdir / file_name(task, split, folds, subset)).provenance
+        wanted = (protocol_name(config.eval.frames, config.eval.crops), last, checksum, last)
+        of_records, of_step = provenance["records"]["checksum"], provenance["step"]
+        if (summary["protocol"], summary["checkpoint"], of_records, of_step) == wanted and summary_lines(summary):
+            return summary
+    return None
 
 
 def eval_name(subset: str) -> str:
@@ -77,13 +107,41 @@ def eval_name(subset: str) -> str:
     return "eval.json" if subset == "test" else f"eval_{subset}.json"
 
 
-def _score_file(setup: Setup, table, labels, classes, scores: VideoScores, workdir: Path, step: int, stored: dict):
-    config = setup.config
-    videos = [setup.records.videos[i] for i in table.position]
+def _head(task: Task, stored: dict, workdir: Path) -> str:
+    """Return the head of a checkpoint that scores a task: the one of its name, or the only one."""
+    heads = stored["tasks"]
+    if task.name in heads:
+        return task.name
+    if len(heads) == 1 and task.section == "data":
+        return next(iter(heads))
+    raise UserError(
+        f"{task.section}.records={task.settings.records}: the net in {workdir} has no head {task.name}, only "
+        f"{', '.join(heads)}; leave out --config, or name records of one of these"
+    )
+
+
+def _check_task(task: Task, head: str, stored: dict, config, workdir: Path) -> None:
+    """Refuse other classes or another split than a head was trained on; warn of records made otherwise."""
+    subset, where = config.eval.subset, (task.section, task.settings.records)
+    validate_run.check_same_split(stored["config"], head, config.to_dict(), task.section, workdir)
+    validate_run.check_same_classes(stored["tasks"][head], task.classes, workdir, *where)
+    if subset != "train":
+        # By the data set's name: another set may have videos of the same names.
+        trained = stored["trained_videos"].get(task.facts["name"], "")
+        names = (task.records.videos[i].name for i in task.positions[subset])
+        validate_run.check_unseen(trained, names, subset, workdir, *where)
+    for line in validate_run.records_differ(stored["records"][head], task.facts, task.settings.records):
+        print(line, file=sys.stderr)
+
+
+def _score_file(
+    config, task: Task, table, labels, classes, scores: VideoScores, workdir: Path, step: int, stored: dict
+) -> ScoreFile:
+    videos = [task.records.videos[i] for i in table.position]
     return ScoreFile(
-        task=setup.task,
-        split=config.data.split,
-        folds=config.data.folds,
+        task=task.name,
+        split=task.settings.split,
+        folds=task.settings.folds,
         subset=config.eval.subset,
         names=tuple(video.name for video in videos),
         groups=tuple(video.group for video in videos),
@@ -97,7 +155,7 @@ def _score_file(setup: Setup, table, labels, classes, scores: VideoScores, workd
             "step": step,
             "model": config.model.name,
             "streams": list(config.input.streams),
-            "records": setup.records_facts,
+            "records": task.facts,
             "trained_on": stored["records"],
             "versions": package_versions(),
         },

@@ -16,6 +16,7 @@ from sklearn.svm import LinearSVC
 
 from input_pipeline.schema import UserError
 from twostream_jax.files import write_json
+from twostream_jax.report import pictures
 from twostream_jax.report.tables import accuracy_entry, percent, setting
 from twostream_jax.run_log import Progress
 from twostream_jax.scores import ScoreFile, align, align_classes, check_writable
@@ -37,7 +38,8 @@ def fuse(score_paths: Sequence[Path], train_score_paths: Sequence[Path], workdir
     """Return what stands in `fuse.json`: inputs, `average` and, with training scores, `svm`, each with its accuracy.
 
     Writes `fused_average.npz` and `fuse.json` into `workdir`, and `fused_svm.npz` when `train_score_paths` gives the
-    training scores of the same networks in the same order. Videos and classes are matched by name, never by position.
+    training scores of the same networks in the same order. `confusion.png` and `recall.png` are of the SVM (2014 paper,
+    Fig. 5 and 6) or, where there is none, of the average. Videos and classes are matched by name, never by position.
 
     The paper trains the SVM on the scores of the very videos that trained the networks. A network that overfits gives
     those near one-hot scores, much sharper than on test videos; on simulated scores of that kind (101 classes) the SVM
@@ -53,6 +55,7 @@ def fuse(score_paths: Sequence[Path], train_score_paths: Sequence[Path], workdir
         "inputs": [_input_entry(path, scores) for path, scores in zip(score_paths, tests, strict=True)],
         "average": accuracy_entry(average) | {"file": "fused_average.npz"},
     }
+    shown = ("average", average)
     # One of an earlier run would stand beside a fuse.json that does not know it.
     (workdir / "fused_svm.npz").unlink(missing_ok=True)
     if trains:
@@ -60,6 +63,14 @@ def fuse(score_paths: Sequence[Path], train_score_paths: Sequence[Path], workdir
         svm.write(workdir / "fused_svm.npz")
         result["train_inputs"] = [_input_entry(path, s) for path, s in zip(train_score_paths, trains, strict=True)]
         result["svm"] = accuracy_entry(svm) | {"file": "fused_svm.npz"} | details
+        shown = ("SVM", svm)
+    pictures.confusion_matrix(workdir / "confusion.png", shown[1])
+    # Two nets of one stream have one name: the later has the number of its place.
+    streams: dict[str, ScoreFile] = {}
+    for place, (entry, scores) in enumerate(zip(result["inputs"], tests, strict=True), start=1):
+        name = entry["streams"] or Path(entry["path"]).stem
+        streams[f"{name} {place}" if name in streams else name] = scores
+    pictures.per_class_recall(workdir / "recall.png", streams | {f"fused by {shown[0]}": shown[1]})
     write_json(workdir / "fuse.json", result)
     return result
 

@@ -34,11 +34,11 @@ def check_input(config) -> None:
         )
 
 
-def check_directions(config, stored: Dataset) -> None:
-    """Check that the records hold flow in the directions that a stack takes."""
+def check_directions(config, section: str, records: str, stored: Dataset) -> None:
+    """Check that the records, which the config's `section` names, hold flow in the directions that a stack takes."""
     both = "flow" in config.input.streams and config.input.bidirectional
     if both and not stored.flow.backward:
         raise UserError(
-            f"data.records={config.data.records}: holds forward flow only, and input.bidirectional=True needs both "
+            f"{section}.records={records}: holds forward flow only, and input.bidirectional=True needs both "
             "directions; prepare another folder with flow.backward=True"
         )

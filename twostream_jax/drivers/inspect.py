@@ -12,6 +12,7 @@ from twostream_jax import mesh as meshes
 from twostream_jax import validate_run
 from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.setup import check_values
+from twostream_jax.drivers.tasks import sections
 from twostream_jax.models import build_model, parameter_table
 from twostream_jax.optim import frozen_layers, trained_part
 from twostream_jax.report.pictures import filters
@@ -49,7 +50,7 @@ def inspect_run(config, workdir: Path, filters_path: Path | None = None) -> dict
         abstract = abstract_params(build_model(config.model, tasks), Inputs.of(config.input))
         if filters_path is not None:
             params = checkpoints.restore_params(step, abstract, meshes.make_mesh())
-            filters(filters_path, np.asarray(params["conv1"]["kernel"]))
+            filters(filters_path, np.asarray(params["conv1"]["kernel"]), config.input.streams[0])
         result = {
             "workdir": str(workdir),
             "checkpoint": step,
@@ -82,7 +83,8 @@ def report_lines(result: dict) -> list[str]:
     if "workdir" in result:
         saved = ", ".join(map(str, result["steps"]))
         best = f", best {result['best']}" if result["best"] is not None else ""
-        lines.append(f"{result['workdir']}: checkpoints at steps {saved}{best}; trained on {result['records']['name']}")
+        data = ", ".join(facts["name"] for facts in result["records"].values())
+        lines.append(f"{result['workdir']}: checkpoints at steps {saved}{best}; trained on {data}")
         source = result["config"].get("init", NO_INIT)["from"]
         if source:
             lines.append(f"began with the weights of {source}")
@@ -103,14 +105,21 @@ def _table(params, freeze) -> dict:
 
 def _tasks(config) -> dict[str, int]:
     """Return {task: classes} of a config that may have no records yet."""
-    if config.data.records and (Path(config.data.records) / dataset_file.DATASET_FILE).exists():
-        dataset = dataset_file.read_dataset(Path(config.data.records))
-        return {dataset.name: len(dataset.classes)}
-    if config.data.classes:
-        return {config.data.kind: len(config.data.classes)}
-    if config.data.kind in OFFICIAL_CLASSES:
-        return {config.data.kind: OFFICIAL_CLASSES[config.data.kind]}
+    return dict(_classes(config, section, settings) for section, settings in sections(config).items())
+
+
+def _classes(config, section: str, settings) -> tuple[str, int]:
+    """Return the name of the task in a section of the config, and how many classes it has."""
+    named = section.removeprefix("tasks.") if section != "data" else ""
+    if settings.records and (Path(settings.records) / dataset_file.DATASET_FILE).exists():
+        dataset = dataset_file.read_dataset(Path(settings.records))
+        return named or dataset.name, len(dataset.classes)
+    kind = named or config.data.kind
+    if settings.classes:
+        return kind, len(settings.classes)
+    if kind in OFFICIAL_CLASSES:
+        return kind, OFFICIAL_CLASSES[kind]
     raise UserError(
-        f"data.records={config.data.records}: no dataset.json there, so the number of classes is unknown; "
-        "run --mode=prepare first, or list data.classes"
+        f"{section}.records={settings.records}: no dataset.json there, so the number of classes is unknown; "
+        f"run --mode=prepare first, or list {section}.classes"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from twostream_jax.checkpoint import Checkpoints, choose_step
 from twostream_jax.drivers.evaluate import load_params, protocol_name
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, check_values
+from twostream_jax.drivers.tasks import Task
 from twostream_jax.run_log import Progress
 
 TOP = 5
@@ -30,7 +33,8 @@ TOP = 5
 def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
     """Return the top classes of a video for each run and for the average of all: what mode=predict prints.
 
-    runs: (config, workdir) each. The video passes through the same stages as a stored one (decode, resize, flow, JPEG),
+    runs: (config, workdir) each. A net of several tasks gives them for each, under "tasks"; averaged are those whose
+    classes all runs tell apart. The video passes through the same stages as a stored one (decode, resize, flow, JPEG),
     with the settings of the records that each net was trained on, so that its scores are those that eval would give.
     """
     if not video.is_file():
@@ -41,11 +45,11 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
     streams, scored = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for number, ((config, workdir), (step, stored, method)) in enumerate(zip(runs, loaded, strict=True)):
-            setup = _one_video_setup(config, stored["records"], method, video, Path(folder) / str(number))
-            classes, probs = _score(setup, workdir, step, stored)
+            heads = _score(config, stored, method, video, Path(folder) / str(number), workdir, step)
             key = _stream_name(config, workdir, streams)
-            streams[key] = {"workdir": str(workdir), "checkpoint": step, "top": _top(classes, probs)}
-            scored.append((classes, probs))
+            tops = {head: _top(*scores) for head, scores in heads.items()}
+            streams[key] = {"workdir": str(workdir), "checkpoint": step, **_shown(tops)}
+            scored.append(heads)
     config = runs[0][0]
     result = {
         "video": str(video),
@@ -53,7 +57,7 @@ def predict(runs: list[tuple[object, Path]], video: Path) -> dict:
         "streams": streams,
     }
     if len(scored) > 1:
-        result["fused"] = {"method": "average", "top": _fuse(scored)}
+        result["fused"] = {"method": "average", **_shown(_fuse(scored))}
     return result
 
 
@@ -66,12 +70,12 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict, str]]:
             step = choose_step(checkpoints, str(config.eval.checkpoint))
             stored = checkpoints.config(step)
         validate_run.check_same_net(stored["config"], config.to_dict(), workdir)
-        loaded.append((step, stored, _flow_method(config, stored["records"], workdir)))
-    (first, first_dir), classes = runs[0], _classes(loaded[0][1])
+        loaded.append((step, stored, _flow_method(config, stored["records"].values(), workdir)))
+    first, first_dir = runs[0]
     for number, ((config, workdir), (_, stored, _)) in enumerate(zip(runs, loaded, strict=True)):
         if any(workdir.resolve() == earlier.resolve() for _, earlier in runs[:number]):
             raise UserError(f"--runs: {workdir} is given twice; give each run once")
-        validate_run.check_runs_classes(classes, _classes(stored), first_dir, workdir)
+        validate_run.check_runs_classes(loaded[0][1]["tasks"], stored["tasks"], first_dir, workdir)
         ours, theirs = (protocol_name(c.eval.frames, c.eval.crops) for c in (first, config))
         if ours != theirs or first.eval.frames != config.eval.frames:
             raise UserError(
@@ -81,35 +85,47 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict, str]]:
     return loaded
 
 
-def _classes(stored: dict) -> list[str]:
-    (classes, *_) = stored["tasks"].values()
-    return classes
-
-
 def _stream_name(config, workdir: Path, taken: dict) -> str:
     name = "temporal" if "flow" in config.input.streams else "spatial"
     return str(workdir) if name in taken else name
 
 
-def _score(setup: Setup, workdir: Path, step: int, stored: dict) -> tuple[list[str], np.ndarray]:
-    """Return class names and probabilities [C]."""
-    config = setup.config
-    (head, classes), *_ = stored["tasks"].items()
-    mesh = meshes.make_mesh()
+def _score(
+    config, stored: dict, method: str, video: Path, folder: Path, workdir: Path, step: int
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Return class names and probabilities [C] by head; the video is prepared in `folder` as each head's own were."""
+    mesh, records = meshes.make_mesh(), {}
+    for facts in stored["records"].values():
+        if _made(facts) not in records:
+            records[_made(facts)] = _one_video(config, facts, method, video, folder / str(len(records)))
+    tasks = {head: records[_made(stored["records"][head])] for head in stored["tasks"]}
+    setup = Setup(config, tuple(records.values()))
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        model, params = load_params(checkpoints, step, setup, {head: len(classes)}, mesh)
+        sizes = {head: len(classes) for head, classes in stored["tasks"].items()}
+        model, params = load_params(checkpoints, step, setup, sizes, mesh)
     scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
-    with Progress(f"predict {workdir}", "stacks") as progress:
-        scores = scorer(params, setup.table("test"), np.zeros(1, np.int64), head, config.eval.frames, progress.update)
-    return classes, scores.probs[0]
+    scores = {}
+    for head, task in tasks.items():
+        with Progress(f"predict {workdir}", "stacks") as progress:
+            label = np.zeros(1, np.int64)  # of no account
+            found = scorer(params, task, task.table("test"), label, head, config.eval.frames, progress.update)
+        scores[head] = (stored["tasks"][head], found.probs[0])
+    return scores
 
 
-def _flow_method(config, facts: dict, workdir: Path) -> str:
+def _made(facts: dict) -> str:
+    """Return how records were made, as text."""
+    return json.dumps([facts["short_side"], facts["flow"]], sort_keys=True)
+
+
+def _flow_method(config, records: Iterable[dict], workdir: Path) -> str:
     """Return how the video's flow is computed: as the net's was or, where that came as JPEGs, by flow.method."""
     if "flow" not in config.input.streams:
         return "none"
-    if facts["flow"]["method"] != "given":
-        return facts["flow"]["method"]
+    methods = {facts["flow"]["method"] for facts in records}
+    if methods != {"given"}:
+        # Of two tasks whose flow was made by two methods, the first by name: no video has both.
+        return min(methods - {"given"})
     method = config.flow.method
     if method == "none":
         raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")
@@ -121,8 +137,8 @@ def _flow_method(config, facts: dict, workdir: Path) -> str:
     return method
 
 
-def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path) -> Setup:
-    """Return the setup over records of this one video, made as those that the net was trained on."""
+def _one_video(config, facts: dict, method: str, video: Path, folder: Path) -> Task:
+    """Return the task of this one video, its records made as those that the net was trained on."""
     settings = PrepareSettings(
         short_side=facts["short_side"],
         method=method,
@@ -142,7 +158,7 @@ def _one_video_setup(config, facts: dict, method: str, video: Path, folder: Path
         prepare(videos, folder, settings, lambda *_: None)
     except UserError as error:
         raise UserError(f"--video={video}: {_reason(folder) or error}") from error
-    return Setup(config, Records(folder), {"train": (), "validation": (), "test": (0,)})
+    return Task("video", "data", config.data, Records(folder), {"train": (), "validation": (), "test": (0,)})
 
 
 def _reason(folder: Path) -> str:
@@ -156,8 +172,20 @@ def _top(classes: list[str], probs: np.ndarray) -> list[dict]:
     return [{"class": classes[i], "probability": round(float(probs[i]), 6)} for i in order]
 
 
-def _fuse(scored: list[tuple[list[str], np.ndarray]]) -> list[dict]:
-    """Return the top classes of the mean of the runs' probabilities, classes matched by name."""
-    classes = scored[0][0]
-    total = sum(probs[[own.index(c) for c in classes]] for own, probs in scored)
-    return _top(classes, total / len(scored))
+def _shown(tops: dict[str, list[dict]]) -> dict:
+    """Return {"top": ...} of one task's top classes, {"tasks": {task: ...}} of several."""
+    return {"top": next(iter(tops.values()))} if len(tops) == 1 else {"tasks": tops}
+
+
+def _fuse(scored: list[dict[str, tuple[list[str], np.ndarray]]]) -> dict[str, list[dict]]:
+    """Return the top classes of the mean of the runs' probabilities, classes matched by name, by the first run's heads.
+
+    A head whose classes another run does not have is left out.
+    """
+    fused = {}
+    for head, (classes, _) in scored[0].items():
+        alike = [next((own for own in heads.values() if set(own[0]) == set(classes)), None) for heads in scored]
+        if None not in alike:
+            total = sum(probs[[own.index(c) for c in classes]] for own, probs in alike)
+            fused[head] = _top(classes, total / len(scored))
+    return fused

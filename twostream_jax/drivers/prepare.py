@@ -94,7 +94,9 @@ def list_config_videos(config) -> VideoList:
     data.split_file = str(synthetic.render(Path(data.videos), seed=data.seed, **variant))
     data.kind, data.videos = "csv", ""
     # Named after what it is, not after the folder that happens to hold it.
-    return replace(list_videos(data), name="synthetic", kind="synthetic")
+    # Sets of other seeds have videos of the same names, which a data set's name must tell apart.
+    name = f"synthetic{data.seed}" if data.seed else "synthetic"
+    return replace(list_videos(data), name=name, kind="synthetic")
 
 
 def estimate_line(videos: VideoList, cost: Estimate) -> str:

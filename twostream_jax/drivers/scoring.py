@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from input_pipeline import pipeline, sampling
 from twostream_jax import mesh as meshes
 from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.tasks import Task
 from twostream_jax.steps import jit_eval_step
 
 # Batches that may be on the device at once: one computes while the next is copied.
@@ -43,13 +44,14 @@ class Scorer:
     def __call__(
         self,
         params: Any,
+        task: Task,
         table: sampling.VideoTable,
         labels: np.ndarray,
         head: str,
         frames: int,
         on_progress: Callable[[int, int], None],
     ) -> VideoScores:
-        """Return the scores of the table's videos at `frames` positions each.
+        """Return the scores of a table of a task's videos at `frames` positions each, by a head of the net.
 
         labels: int [N], in the order of the head's classes. `on_progress(stacks done, stacks)` is called as it goes.
         """
@@ -59,7 +61,7 @@ class Scorer:
         chunks = sampling.eval_chunks(table, batch_size, before=before, after=after, count=frames)
         crop = self._setup.config.input.crop
         batches = pipeline.eval_batches(
-            self._setup.records, table, chunks, self._setup.window(crop), reading=self._setup.reading()
+            task.records, table, chunks, self._setup.window(crop), reading=self._setup.reading()
         )
         sums = _Sums(labels, frames)
         on_progress(0, len(labels) * frames)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import cv2
 import jax
 import jax.numpy as jnp
 
-from input_pipeline import pipeline, sampling, store, subsets, transforms
-from input_pipeline.schema import UserError
-from twostream_jax import validate, validate_run
-from twostream_jax.drivers.input_checks import check_directions, check_input
+from input_pipeline import pipeline, sampling, transforms
+from twostream_jax import validate
+from twostream_jax.drivers.input_checks import check_input
+from twostream_jax.drivers.tasks import Task, open_tasks
 from twostream_jax.models import STREAMS, build_model
 from twostream_jax.steps import Inputs
 
@@ -27,63 +26,30 @@ class Setup:
     """A config that has passed every check, with its records opened; no device has been touched."""
 
     config: Any
-    records: store.Records
-    positions: dict[str, tuple[int, ...]]
+    tasks: tuple[Task, ...]
 
     @classmethod
     def of(cls, config) -> Setup:
         """Return the setup of a config; UserError for anything that does not fit."""
         check_values(config)
         validate.check_split(config)
-        if not config.data.records:
-            raise UserError("data.records is empty: name the folder that --mode=prepare wrote")
-        records = store.Records(Path(config.data.records))
-        stored = records.dataset
-        smallest = min((min(video.height, video.width) for video in records.videos), default=0)
-        validate.check_records(config, stored.streams, smallest)
-        check_directions(config, stored)
-        wanted = tuple(config.data.classes)
-        if wanted and set(wanted) != set(stored.classes):
-            raise UserError(
-                f"data.classes={','.join(wanted)}: {config.data.records} was prepared with {len(stored.classes)} classes "
-                f"({', '.join(stored.classes[:3])}, ...); prepare records with these classes"
-            )
-        data = config.data
-        chosen = subsets.select(
-            records.videos,
-            split=data.split,
-            folds=data.folds,
-            validation_fraction=data.validation_fraction,
-            seed=data.seed,
-        )
-        return cls(config, records, chosen)
+        return cls(config, open_tasks(config))
 
     @property
-    def task(self) -> str:
-        """The one task's name: that of the data set."""
-        return self.records.dataset.name
+    def only(self) -> Task:
+        """The task of a config that has one."""
+        (task,) = self.tasks
+        return task
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the records' labels."""
-        return self.records.dataset.classes
+    def heads(self) -> dict[str, int]:
+        """How many classes the head of each task tells apart."""
+        return {task.name: len(task.classes) for task in self.tasks}
 
     @property
-    def records_facts(self) -> dict:
-        """What of the records a checkpoint must remember: identity, and how to make the same from a new video."""
-        stored = self.records.dataset
-        return {
-            "name": stored.name,
-            "checksum": stored.checksum,
-            "videos": len(stored.videos),
-            "short_side": stored.short_side,
-            "flow": asdict(stored.flow) if stored.flow else None,
-        }
-
-    @cached_property
-    def trained_videos(self) -> str:
-        """The fingerprints of the training videos, by which eval knows them again."""
-        return validate_run.fingerprints(self.records.videos[i].name for i in self.positions["train"])
+    def records_facts(self) -> dict[str, dict]:
+        """What a checkpoint must remember of the records of each task."""
+        return {task.name: task.facts for task in self.tasks}
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -102,19 +68,13 @@ class Setup:
         """Return the config's net with a head for each task."""
         return build_model(self.config.model, tasks, jnp.dtype(self.config.train.dtype))
 
-    def table(self, subset: str) -> sampling.VideoTable:
-        """Return the videos of a subset; UserError when it has none."""
-        if not self.positions[subset]:
-            hint = "; set data.validation_fraction above 0" if subset == "validation" else ""
-            raise UserError(f"eval.subset={subset}: split {self.config.data.split} has no such videos{hint}")
-        return sampling.VideoTable.of(self.records.videos, self.positions[subset])
-
     def window(self, side: int) -> transforms.Window:
         """Return the window that is read for one training sample: a square of `side` px, or the whole frame.
 
         Trajectories leave the crop they start in. Their windows have the largest stored size, so that all are of one shape.
         """
-        section, videos = self.config.input, self.records.videos
+        section = self.config.input
+        videos = [video for task in self.tasks for video in task.records.videos]
         whole = "flow" in section.streams and section.stacking == "trajectory"
         height, width = (max(v.height for v in videos), max(v.width for v in videos)) if whole else (side, side)
         return transforms.Window(

@@ -17,6 +17,7 @@ from twostream_jax import mesh as meshes
 from twostream_jax import validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.tasks import Task
 from twostream_jax.models import build_model
 from twostream_jax.pretrained import READERS, read_oxford, to_params
 from twostream_jax.steps import Inputs, abstract_params
@@ -34,6 +35,7 @@ class Source:
     classes: Mapping[str, tuple[str, ...]]  # of each full8 layer; empty where they are not named
     load: Callable[[Mesh], Params]
     changes: Mapping[str, str]  # layer -> what was done to it so that it fits our inputs
+    trained_videos: Mapping[str, str]  # fingerprints of the videos it has seen, by data set
 
 
 @dataclass(frozen=True)
@@ -42,34 +44,36 @@ class Start:
 
     source: Source
     loaded: tuple[str, ...]  # layers, by our names
-    head: str  # the source's layer that becomes `ours`; empty: full8 begins afresh
-    ours: str
-    order: tuple[int, ...]  # the source's class for each of ours
+    heads: dict[str, tuple[str, tuple[int, ...]]]  # our full8 layers: the source's, and its class for each of ours
+    fresh: tuple[str, ...]  # our full8 layers that begin anew
+    trained_videos: dict[str, str]  # fingerprints of what the source has seen, by data set
 
     def params(self, mesh: Mesh) -> dict[str, dict[str, Any]]:
         """Return {layer: {"kernel", "bias"}}, replicated over the mesh, of the layers that are not drawn."""
         theirs = self.source.load(mesh)
         taken = {name: dict(theirs[name]) for name in self.loaded}
-        if self.head:
-            taken[self.ours] = {key: array[..., list(self.order)] for key, array in theirs[self.head].items()}
+        for ours, (name, order) in self.heads.items():
+            taken[ours] = {key: array[..., list(order)] for key, array in theirs[name].items()}
         return jax.device_put(taken, meshes.replicated(mesh))
 
     def lines(self) -> list[str]:
         """Return the lines that say of each layer whether it was loaded, adapted or begins afresh."""
         changes = dict(self.source.changes)
-        if self.head and self.order != tuple(range(len(self.order))):
-            changes[self.ours] = "its classes put into the records' order"
-        copied = [name for name in (*self.loaded, *([self.ours] if self.head else [])) if name not in changes]
+        for ours, (theirs, order) in self.heads.items():
+            done = [f"{theirs}'s, which has the same classes"] if theirs not in (ours, HEAD) else []
+            done += ["its classes put into the records' order"] if order != tuple(range(len(order))) else []
+            if done:
+                changes[ours] = ", ".join(done)
+        copied = [name for name in (*self.loaded, *self.heads) if name not in changes]
         lines = [f"begins with {self.source.name}", f"  loaded: {', '.join(copied)}"]
         lines += [f"  adapted: {name} ({what})" for name, what in changes.items()]
-        if not self.head:
-            lines.append(f"  left fresh: {self.ours}")
-        lines += [
+        lines += [f"  left fresh: {', '.join(self.fresh)}"] if self.fresh else []
+        taken = [name for name, _ in self.heads.values()]
+        return lines + [
             f"  not taken: {name} ({_classes_in_words(self.source, name)})"
             for name in self.source.classes
-            if name != self.head
+            if name not in taken
         ]
-        return lines
 
 
 def plan_start(setup: Setup, params: Params, frozen: tuple[str, ...]) -> Start | None:
@@ -82,20 +86,42 @@ def plan_start(setup: Setup, params: Params, frozen: tuple[str, ...]) -> Start |
         return None
     path = Path(setup.config.init["from"])
     source = _oxford(path) if path.suffix.lower() in READERS else _run(path, setup)
-    head = next(name for name in params if name.startswith(HEAD))
-    hidden = tuple(name for name in params if name != head)
-    for name in hidden:
-        _check_shapes(source, name, params[name])
-    theirs = head if head in source.classes else HEAD
-    named = source.classes.get(theirs, ())
-    fits = set(named) == set(setup.classes)
-    if not fits and head in frozen:
+    for task in setup.tasks:
+        _check_unseen(source, task)
+    for name in params:
+        if not name.startswith(HEAD):
+            _check_shapes(source, name, params[name])
+    loaded = tuple(name for name in params if not name.startswith(HEAD))
+    heads = {f"{HEAD}_{task.name}": _head(source, task) for task in setup.tasks}
+    fresh = tuple(name for name, found in heads.items() if found is None)
+    for task in setup.tasks:
+        if f"{HEAD}_{task.name}" in fresh and f"{HEAD}_{task.name}" in frozen:
+            raise UserError(
+                f"init.freeze covers {HEAD}_{task.name}, and {_where(source)} has no {HEAD} of these "
+                f"{len(task.classes)} classes: it would stay as drawn; leave it out of init.freeze"
+            )
+    return Start(source, loaded, {name: found for name, found in heads.items() if found}, fresh, source.trained_videos)
+
+
+def _check_unseen(source: Source, task: Task) -> None:
+    """Refuse a source that has seen what this run is to be tested on: eval would refuse the run, once it is trained."""
+    trained = source.trained_videos.get(task.facts["name"], "")
+    tested = (task.records.videos[i].name for subset in ("test", "validation") for i in task.positions[subset])
+    seen = validate_run.first_seen(trained, tested)
+    if seen is not None:
         raise UserError(
-            f"init.freeze covers {head}, and {_where(source)} has no {head} of these {len(setup.classes)} classes: it "
-            "would stay as drawn; leave it out of init.freeze"
+            f"{_where(source)}: was trained on {shown_name(seen)}, which {task.section}.split={task.settings.split} tests "
+            "on; begin with a net of the same split, or of another data set"
         )
-    order = tuple(named.index(name) for name in setup.classes) if fits else ()
-    return Start(source, hidden, theirs if fits else "", head, order)
+
+
+def _head(source: Source, task: Task) -> tuple[str, tuple[int, ...]] | None:
+    """Return the source's head of a task's classes, the one of its name before others, and its order of them."""
+    for name in sorted(source.classes, key=lambda name: name != f"{HEAD}_{task.name}"):
+        named = source.classes[name]
+        if set(named) == set(task.classes):
+            return name, tuple(named.index(one) for one in task.classes)
+    return None
 
 
 def _oxford(path: Path) -> Source:
@@ -113,6 +139,7 @@ def _oxford(path: Path) -> Source:
         classes={HEAD: net.classes},
         load=lambda mesh: params,
         changes={"conv1": change},
+        trained_videos={},
     )
 
 
@@ -130,7 +157,7 @@ def _run(path: Path, setup: Setup) -> Source:
         except Damaged as error:
             raise _damaged(path, step, steps, error) from error
     validate_run.check_start(stored["config"], setup.config.to_dict(), path)
-    for line in validate_run.records_differ(*_shown_facts(stored["records"], setup), setup.config.data.records):
+    for line in _made_otherwise(stored["records"], setup):
         print(line)
     tasks = {task: len(classes) for task, classes in stored["tasks"].items()}
     model = build_model(_section(stored, "model"), tasks)
@@ -149,6 +176,7 @@ def _run(path: Path, setup: Setup) -> Source:
         classes={f"{HEAD}_{task}": tuple(classes) for task, classes in stored["tasks"].items()},
         load=load,
         changes={},
+        trained_videos=stored["trained_videos"],
     )
 
 
@@ -172,10 +200,16 @@ def _workdir_and_step(path: Path, flow: bool) -> tuple[Path, int | None]:
     return workdir, None
 
 
-def _shown_facts(stored: dict, setup: Setup) -> tuple[dict, dict]:
-    """Return what both sets of records say of themselves, without the flow where the net takes none."""
-    facts = (stored, setup.records_facts)
-    return facts if "flow" in setup.config.input.streams else tuple({**each, "flow": None} for each in facts)
+def _made_otherwise(stored: dict[str, dict], setup: Setup) -> list[str]:
+    """Return the lines that warn of records made otherwise than the source's, the flow's part where the net takes flow."""
+    lines = []
+    for task in setup.tasks:
+        theirs = stored.get(task.name) or next(iter(stored.values()))
+        facts = (theirs, task.facts)
+        if "flow" not in setup.config.input.streams:
+            facts = tuple({**each, "flow": None} for each in facts)
+        lines += validate_run.records_differ(*facts, task.settings.records)
+    return lines
 
 
 def _check_shapes(source: Source, name: str, wanted: Mapping[str, Any]) -> None:

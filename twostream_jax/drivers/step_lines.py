@@ -23,10 +23,13 @@ AHEAD = 2
 class StepLines:
     """Sums the steps' metrics and writes a line every `log_every` steps, once that step's result has come."""
 
-    def __init__(self, log: MetricsLog | NoLog, log_every: int, batch_size: int, rate: Callable):
+    def __init__(
+        self, log: MetricsLog | NoLog, log_every: int, batch_size: int, rate: Callable, tasks: tuple[str, ...] = ("",)
+    ):
+        self._tasks = tasks
         self._log, self._log_every, self._batch_size, self._rate = log, log_every, batch_size, rate
         self._pending: deque[tuple[int, ClipMetrics]] = deque()
-        self._sums = ClipMetrics.empty()
+        self._sums = ClipMetrics.empty(len(self._tasks))
         self._steps, self._wait, self._since = 0, 0.0, time.monotonic()
         self.last: dict[str, Any] = {}
 
@@ -102,7 +105,7 @@ class StepLines:
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)
         numbers = {
-            **self._sums.compute(),
+            **self._sums.compute(self._tasks),
             "learning_rate": float(self._rate(step - 1)),
             "samples_per_second": self._steps * self._batch_size / seconds,
             "input_wait": min(self._wait / seconds, 1.0),
@@ -110,4 +113,4 @@ class StepLines:
         }
         self._log.write(step, numbers)
         self.last = {"step": step, **numbers}
-        self._sums, self._steps, self._wait, self._since = ClipMetrics.empty(), 0, 0.0, now
+        self._sums, self._steps, self._wait, self._since = ClipMetrics.empty(len(self._tasks)), 0, 0.0, now

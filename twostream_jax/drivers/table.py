@@ -17,7 +17,7 @@ from twostream_jax.drivers.evaluate import evaluate
 from twostream_jax.drivers.fuse import fuse
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.drivers.table_plan import plan_lines
-from twostream_jax.drivers.table_runs import Places, Run, evaluation, run_config, with_starts
+from twostream_jax.drivers.table_runs import Places, Run, division, evaluation, run_config, with_starts
 from twostream_jax.drivers.tables2014 import ADDED, TABLES, Row, Table
 from twostream_jax.drivers.train import train
 from twostream_jax.report.paper_table import summarise, write_paper_table
@@ -92,9 +92,7 @@ class _Making:
         return [f"{self.paper.caption}: {len(runs)} runs on {device}", *failed, *lines]
 
     def _evaluated(self, run: Run, subset: str) -> dict | None:
-        return evaluation(
-            self._for_subset(run, subset), self.workdir / run.name, self.places.dataset(run.net.data), subset
-        )
+        return evaluation(self.configs[run], self.workdir / run.name, self.places.dataset(run.net.data), subset)
 
     def _teaches_an_svm(self, run: Run) -> bool:
         return any(row.fusion == "svm" and run.net in row.nets for row in self.paper.rows)
@@ -169,8 +167,8 @@ class _Making:
         return json.loads(done.read_text(encoding="utf-8"))[row.fusion]
 
     def _scores(self, run: Run, subset: str) -> Path:
-        data, dataset = self.configs[run].data, self.places.dataset(run.net.data)
-        return self.workdir / run.name / file_name(dataset.name, data.split, data.folds, subset)
+        dataset = self.places.dataset(run.net.data)
+        return self.workdir / run.name / file_name(dataset.name, *division(self.configs[run], dataset), subset)
 
 
 def _flat(runs: list[list[list[Run]]]) -> list[Run]:

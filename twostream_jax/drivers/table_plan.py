@@ -58,7 +58,7 @@ def _net_key(config: ConfigDict | dict) -> str:
     section = config if isinstance(config, dict) else config.to_dict()
     net = {key: value for key, value in section["model"].items() if key != "dropout"}
     inputs = {key: value for key, value in section["input"].items() if key != "mean_subtraction"}
-    more = [section.get("tasks"), section.get("init", {}).get("freeze")]
+    more = [len(section["tasks"]), section["init"]["freeze"], section["train"]["accumulate"]]
     return json.dumps([net, inputs, *more, section["train"]["batch_size"], section["train"]["dtype"]], sort_keys=True)
 
 
@@ -84,8 +84,7 @@ def _timed_rate(config: ConfigDict, folder: Path) -> tuple[float, str] | None:
     config = config.copy_and_resolve_references()
     config.train.steps = config.train.checkpoint_every = TIMED_STEPS
     config.train.log_every = TIMED_STEPS // 3
-    if "init" in config:
-        config.init["from"] = ""  # its source may be a run that is yet to come
+    config.init["from"] = ""  # its source may be a run that is yet to come
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

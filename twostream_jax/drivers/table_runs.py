@@ -13,12 +13,11 @@ from configs import base
 from input_pipeline import dataset_file
 from input_pipeline.added_classes import merged_csv
 from input_pipeline.schema import UserError
-from twostream_jax import validate_run
-from twostream_jax.drivers.evaluate import eval_name, protocol_name
+from twostream_jax import validate, validate_run
+from twostream_jax.drivers.evaluate import evaluated
 from twostream_jax.drivers.prepare import list_config_videos, prepare_records
 from twostream_jax.drivers.tables2014 import ADDED, Net, all_nets
 from twostream_jax.files import write_text
-from twostream_jax.scores import ScoreFile, file_name
 
 # Steps and the steps at which the rate drops, by schedule (2014 paper, Sect. 5).
 FULL = {"scratch": (80_000, (50_000, 70_000)), "fine-tuning": (20_000, (14_000,))}
@@ -119,7 +118,7 @@ class Places:
     def _merged(self) -> ConfigDict:
         """Return the config of HMDB-51 with the added classes: a CSV of both lists, its records in the workdir."""
         native, other = (self.config(place) for place in ("hmdb51", "ucf101"))
-        listing = self.workdir / "lists" / f"{ADDED}.csv"
+        listing = self.workdir / "lists" / ADDED / "list.csv"  # the folder is the data set's name
         if not listing.is_file():
             lists = [list_config_videos(config) for config in (native, other)]
             text, root = merged_csv(*lists, folds=native.data.folds, seed=native.data.seed)
@@ -145,7 +144,7 @@ def run_config(run: Run, places: Places) -> ConfigDict:
         _shrink(config)
     config.data.split, config.seed = run.split or 1, config.seed + run.seed
     if net.along or not run.split:
-        _set(config, [("tasks", _tasks(run, places, config))])
+        config.tasks = _tasks(run, places, config)
     if run.start:
         _set(config, [("init.from", start_folder(run, places))])
     return config
@@ -161,21 +160,24 @@ def start_folder(run: Run, places: Places) -> str:
 
 def _set(config: ConfigDict, settings) -> None:
     for key, value in settings:
-        section, _, name = key.rpartition(".")
-        here = config.get(section) if section else config
-        if here is None or name not in here:
-            raise UserError(f"{key}: the row sets this key, which this version of the program does not have")
-        with config.unlocked(), config.ignore_type():
-            here[name] = ConfigDict(value) if isinstance(value, dict) else value
+        section, _, name = key.partition(".")
+        config[section][name] = value
 
 
 def _tasks(run: Run, places: Places, config: ConfigDict) -> dict[str, dict]:
     """Return `tasks` of a multi-task net, or of one that trains on all splits together (split 0)."""
-    tasks = {run.net.data: {"records": config.data.records, "split": run.split, "folds": config.data.folds}}
+    name = places.dataset(run.net.data).name
+    validate.check_task_name(f"table: the data set {name}", name)
+    tasks = {name: base.task(config.data.records, split=run.split, folds=config.data.folds)}
     if run.net.along:
-        other = places.config(run.net.along)
+        other, other_name = places.config(run.net.along), places.dataset(run.net.along).name
+        if other_name == name:
+            raise UserError(
+                f"table.hmdb51: its data set is called {name}, as the other is; multi-task learning needs two"
+            )
+        validate.check_task_name(f"table: the data set {other_name}", other_name)
         # "Full (all splits combined)" (Sect. 6).
-        tasks[run.net.along] = {"records": other.data.records, "split": 0, "folds": other.data.folds}
+        tasks[other_name] = base.task(other.data.records, split=0, folds=other.data.folds)
     return tasks
 
 
@@ -203,16 +205,23 @@ def evaluation(config: ConfigDict, folder: Path, dataset: dataset_file.Dataset, 
 
     UserError where the run in the folder has another config.
     """
-    stored, summary = folder / "config.json", folder / eval_name(subset)
-    scores = folder / file_name(dataset.name, config.data.split, config.data.folds, subset)
-    if not all(path.is_file() for path in (stored, summary, scores)):
+    stored = folder / "config.json"
+    if not stored.is_file():
         return None
-    try:
-        before, found = (json.loads(path.read_text(encoding="utf-8")) for path in (stored, summary))
-        provenance = ScoreFile.read(scores).provenance
-        same = provenance["records"]["checksum"] == dataset.checksum
-        wanted = (protocol_name(config.eval.frames, config.eval.crops), config.train.steps)
-    except (ValueError, KeyError):
-        return None  # damaged: made anew
-    validate_run.check_resume(before, config.to_dict(), folder)
-    return found if same and (found["protocol"], found["checkpoint"]) == wanted else None
+    config = config.copy_and_resolve_references()
+    config.eval.subset = subset
+    split, folds = division(config, dataset)
+    found = evaluated(config, folder, dataset.name, split, folds, dataset.checksum)
+    if found is not None:
+        try:
+            before = json.loads(stored.read_text(encoding="utf-8"))
+        except ValueError:
+            return None  # damaged: made anew
+        validate_run.check_resume(before, config.to_dict(), folder)
+    return found
+
+
+def division(config: ConfigDict, dataset: dataset_file.Dataset) -> tuple[int, int]:
+    """Return the split and the number of folds that a run's config has for a data set."""
+    section = config.tasks.get(dataset.name, config.data)
+    return section.split, section.folds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.start_weights import Start, plan_start
 from twostream_jax.drivers.step_lines import StepLines
 from twostream_jax.drivers.stop_signals import StopSignals
+from twostream_jax.drivers.tasks import Task
 from twostream_jax.files import cannot_write, write_json
 from twostream_jax.metrics import accuracy
 from twostream_jax.optim import frozen_layers, learning_rate, make_optimizer
@@ -37,13 +39,15 @@ def train(config, workdir: Path) -> dict:
     Leaves config.json, metrics.jsonl, tensorboard/ and checkpoints/<step>/. One training at a time may use a workdir.
     """
     setup = Setup.of(config)
-    table = setup.table("train")
+    for task in setup.tasks:
+        task.table("train")
     if any((workdir / stream / "config.json").exists() for stream in ("spatial", "temporal")):
         raise UserError(f"--workdir={workdir}: holds a run of both streams; name another folder for this net")
-    for line in validate_run.prepared_otherwise(config, setup.records_facts):
-        print(line, file=sys.stderr)
+    for task in setup.tasks:
+        for line in validate_run.prepared_otherwise(config, task.facts, task.settings.records):
+            print(line, file=sys.stderr)
     setup = replace(setup, config=_from_anywhere(config))
-    params = steps.abstract_params(setup.model({setup.task: len(setup.classes)}), setup.inputs)
+    params = steps.abstract_params(setup.model(setup.heads), setup.inputs)
     frozen = frozen_layers(params, config.init.freeze)
     with contextlib.ExitStack() as held:
         _hold(held, workdir)
@@ -53,24 +57,27 @@ def train(config, workdir: Path) -> dict:
         begin = None if saved else plan_start(setup, params, frozen)
         mesh = meshes.make_mesh()
         if not saved or saved[0] < config.train.steps:
-            validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
-        run = _Run(setup, mesh, checkpoints, frozen)
+            validate.check_devices(config.train.batch_size, config.train.accumulate, mesh.devices.size)
+        seen = checkpoints.config(saved[0])["trained_videos"] if saved else begin.trained_videos if begin else {}
+        run = _Run(setup, mesh, checkpoints, frozen, validate_run.all_fingerprints(seen, _own_videos(setup)))
         # Read even where the run is finished: a last checkpoint that is damaged is made anew.
         start, state = run.initial_state(saved, begin)
         if start >= config.train.steps:
             print(f"{workdir}: already at step {start}, train.steps={config.train.steps}; nothing to do")
             return {"step": start}
-        validate.check_devices({"train.batch_size": config.train.batch_size}, mesh.devices.size)
+        validate.check_devices(config.train.batch_size, config.train.accumulate, mesh.devices.size)
         _print_plan(setup, mesh, start)
         _print_start(begin, frozen, start, workdir)
         if jax.process_index() == 0:
             write_json(workdir / "config.json", setup.config.to_dict())
-        return run.steps(state, start, table, workdir)
+        return run.steps(state, start, workdir)
 
 
 def _from_anywhere(config):
     """Return the config with absolute paths: what a run stores is read from other folders too."""
     config = config.copy_and_resolve_references()
+    for task in config.tasks.values():
+        task.records = os.path.abspath(task.records)
     for key in PATHS:
         if config.data[key]:
             config.data[key] = os.path.abspath(config.data[key])
@@ -96,16 +103,18 @@ def _hold(held: contextlib.ExitStack, workdir: Path) -> None:
 class _Run:
     """One process's part of a training run: compiled functions and what the loop hands around."""
 
-    def __init__(self, setup: Setup, mesh, checkpoints: Checkpoints, frozen: tuple[str, ...]):
+    def __init__(
+        self, setup: Setup, mesh, checkpoints: Checkpoints, frozen: tuple[str, ...], trained_videos: dict[str, str]
+    ):
         self.setup, self.mesh, self.checkpoints, self.frozen = setup, mesh, checkpoints, frozen
-        self.config = setup.config
-        self.tasks = {setup.task: len(setup.classes)}
-        self.model = setup.model(self.tasks)
+        self.config, self.trained_videos = setup.config, trained_videos
+        self.tasks = tuple(setup.heads)
+        self.model = setup.model(setup.heads)
         self.optimizer = make_optimizer(self.config.optim)
         self.init_key, self.step_key = steps.jit_keys(mesh, self.config.seed)
         self.all_finite = steps.jit_all_finite(mesh)
-        self.validation = None
-        if setup.positions["validation"]:
+        self.validation, self.rated = None, [task for task in setup.tasks if task.positions["validation"]]
+        if self.rated:
             self.validation = Scorer(setup, self.model, mesh, crops=1)
 
     def initial_state(self, saved: list[int], begin: Start | None):
@@ -126,7 +135,7 @@ class _Run:
             raise _nothing_left(self.checkpoints.folder)
         return 0, create(self.init_key, begin.params(self.mesh) if begin else None)
 
-    def steps(self, state, start: int, table, workdir: Path) -> dict:
+    def steps(self, state, start: int, workdir: Path) -> dict:
         """Run steps `start` + 1 .. train.steps; return the last line of metrics."""
         config, last = self.config, self.config.train.steps
         step_of = steps.jit_train_step(
@@ -134,14 +143,16 @@ class _Run:
             model=self.model,
             optimizer=self.optimizer,
             inputs=self.setup.inputs,
-            tasks=tuple(self.tasks),
+            tasks=self.tasks,
             frozen=self.frozen,
+            accumulate=config.train.accumulate,
         )
         # Every process computes the same numbers; the first one writes them.
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
-        lines = StepLines(log, config.train.log_every, config.train.batch_size, learning_rate(config.optim))
-        draw = self._draw(table)
+        rate = learning_rate(config.optim)
+        lines = StepLines(log, config.train.log_every, config.train.batch_size, rate, self.tasks)
+        draw = self._draw()
         progress.update(start, last)
         stop = StopSignals()
         try:
@@ -162,7 +173,7 @@ class _Run:
                 if stop.wanted:
                     self._end(step, stop, workdir)
         except NotFinite as error:
-            batch = bad_batch(draw, self.setup.records.videos, error.step)
+            batch = bad_batch(draw, [task.records.videos for task in self.setup.tasks], error.step)
             raise refusal(error, batch, workdir, write=jax.process_index() == 0) from error
         finally:
             stop.restore()
@@ -176,19 +187,19 @@ class _Run:
         # Not a return: whoever called, the demo say, must not go on with half a training.
         raise SystemExit(stop.exit_status)
 
-    def _draw(self, table) -> pipeline.DrawBatch:
+    def _draw(self) -> pipeline.DrawBatch:
         section = self.config.input
         before, after = self.setup.span
-        return pipeline.DrawBatch(
-            table, self.config.train.batch_size, before, after, section.crop, section.flip, self.config.seed
-        )
+        tables = tuple(task.table("train") for task in self.setup.tasks)
+        shares = tuple(task.settings.get("share", 1.0) for task in self.setup.tasks)
+        batch_size, seed = self.config.train.batch_size, self.config.seed
+        return pipeline.DrawBatch(tables, batch_size, before, after, section.crop, section.flip, seed, shares)
 
     def _batches(self, draw: pipeline.DrawBatch, start: int):
-        window = self.setup.window(self.config.input.crop)
         return pipeline.train_batches(
-            self.setup.records,
+            [task.records for task in self.setup.tasks],
             draw,
-            window,
+            self.setup.window(self.config.input.crop),
             start_step=start,
             steps=self.config.train.steps,
             reading=self.setup.reading(),
@@ -198,32 +209,41 @@ class _Run:
         return step % self.config.train.checkpoint_every == 0 or step == self.config.train.steps
 
     def _save(self, step: int, state, lines: StepLines) -> None:
-        score = None
         lines.require_finite()
         # A loss is of the parameters before its step; what the step made of them shows in the next one only.
         if not bool(self.all_finite(state)):
             raise NotFinite("a parameter is no number after the update", step)
         with lines.clock_stopped():
-            if self.validation is not None:
-                table = self.setup.table("validation")
-                frames = self.config.eval.validation_frames
-                scores = self.validation(state.params, table, table.label, self.setup.task, frames, lambda *_: None)
-                score = accuracy(scores.centre_probs, table.label)
+            by_task = {task.name: self._validated(state.params, task) for task in self.rated}
+        score = statistics.fmean(by_task.values()) if by_task else None
         # Before the save, which a crash may follow at once: a step that is never run again needs its line.
-        lines.drain({} if score is None else {"validation_accuracy": score})
+        extra = {"validation_accuracy": score} if by_task else {}
+        if len(by_task) > 1:
+            extra |= {f"validation_accuracy_{name}": value for name, value in by_task.items()}
+        lines.drain(extra)
+        item = {
+            "config": self.config.to_dict(),
+            "tasks": {task.name: list(task.classes) for task in self.setup.tasks},
+            "records": self.setup.records_facts,
+            "trained_videos": self.trained_videos,
+            "versions": package_versions(),
+        }
         with lines.clock_stopped():
-            self.checkpoints.save(step, state, _config_item(self.setup), score)
+            self.checkpoints.save(step, state, item, score)
+
+    def _validated(self, params, task: Task) -> float:
+        table = task.table("validation")
+        frames = self.config.eval.validation_frames
+        scores = self.validation(params, task, table, table.label, task.name, frames, lambda *_: None)
+        return accuracy(scores.centre_probs, table.label)
 
 
-def _config_item(setup: Setup) -> dict:
-    """Return what stands beside a state: the config, class names, the records' facts, the videos, and versions."""
-    return {
-        "config": setup.config.to_dict(),
-        "tasks": {setup.task: list(setup.classes)},
-        "records": setup.records_facts,
-        "trained_videos": setup.trained_videos,
-        "versions": package_versions(),
-    }
+def _own_videos(setup: Setup) -> dict[str, str]:
+    """Return the fingerprints of the training videos by the name of their data set."""
+    videos: dict[str, str] = {}
+    for task in setup.tasks:
+        videos = validate_run.all_fingerprints(videos, {task.facts["name"]: task.fingerprints})
+    return videos
 
 
 def _resumable_steps(checkpoints: Checkpoints, setup: Setup, workdir: Path) -> list[int]:
@@ -238,9 +258,13 @@ def _resumable_steps(checkpoints: Checkpoints, setup: Setup, workdir: Path) -> l
         if not saved:
             for line in validate_run.check_resume(stored["config"], setup.config.to_dict(), workdir):
                 print(line)
-            validate_run.check_same_records(stored["records"], setup.records_facts, workdir, setup.config.data.records)
-            (classes,) = stored["tasks"].values()
-            validate_run.check_same_classes(classes, setup.classes, workdir, setup.config.data.records)
+            # By place: of one task, the name is that of records that may have been changed since.
+            for task, facts, classes in zip(
+                setup.tasks, *(stored[k].values() for k in ("records", "tasks")), strict=True
+            ):
+                where = (task.section, task.settings.records)
+                validate_run.check_same_records(facts, task.facts, workdir, *where)
+                validate_run.check_same_classes(classes, task.classes, workdir, *where)
         saved.append(step)
     if checkpoints.steps() and not saved:
         raise _nothing_left(checkpoints.folder)
@@ -256,14 +280,17 @@ def _nothing_left(folder: Path) -> UserError:
 
 
 def _print_plan(setup: Setup, mesh, start: int) -> None:
-    config, videos = setup.config, setup.positions
-    print(
-        f"{config.model.name}, width {config.model.width:g}, on {setup.task} split {config.data.split}: "
-        f"{len(videos['train'])} training videos, {len(videos['validation'])} held out, {len(setup.classes)} classes; "
-        f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}; "
-        + (f"continues at step {start}" if start else "starts")
-        + f" of {config.train.steps}"
-    )
+    config, shares = setup.config, sum(task.settings.get("share", 1.0) for task in setup.tasks)
+    for task in setup.tasks:
+        videos = task.positions
+        split = f"split {task.settings.split}" if task.settings.split else "all splits together"
+        part = f", {task.settings.share / shares:.0%} of each batch" if len(setup.tasks) > 1 else ""
+        print(
+            f"{config.model.name}, width {config.model.width:g}, on {task.name} {split}: {len(videos['train'])} training "
+            f"videos, {len(videos['validation'])} held out, {len(task.classes)} classes{part}"
+        )
+    begins = f"continues at step {start}" if start else "starts"
+    print(f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}; {begins} of {config.train.steps}")
 
 
 def _print_start(begin: Start | None, frozen: tuple[str, ...], start: int, workdir: Path) -> None:

@@ -61,7 +61,7 @@ def confusion_matrix(path: Path, scores: ScoreFile) -> None:
     bar.outline.set_visible(False)
     entry = accuracy_entry(scores)
     axes.set_title(f"{drawable(setting(entry))}, {scores.protocol}\n{percent(entry)}", fontsize=11, loc="left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def per_class_recall(path: Path, streams: Mapping[str, ScoreFile]) -> None:
@@ -84,7 +84,7 @@ def per_class_recall(path: Path, streams: Mapping[str, ScoreFile]) -> None:
     measured = f"{drawable(setting(accuracy_entry(shown)))}, {shown.protocol}, {len(shown.names)} videos"
     look = {"ncols": len(labels), "frameon": False, "fontsize": 10, "title_fontsize": 10}
     figure.legend(handles, labels, loc="outside upper center", title=measured, **look)
-    _save(figure, path)
+    save(figure, path)
 
 
 def frames_beside_flow(path: Path, samples: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
@@ -114,7 +114,7 @@ def frames_beside_flow(path: Path, samples: Sequence[tuple[str, np.ndarray, np.n
             "$d^y$, down is bright": flow[..., 1],
         }
         for column, (name, field) in enumerate(fields.items()):
-            axes = _picture_axes(figure, grid[row, column], name)
+            axes = picture_axes(figure, grid[row, column], name)
             grey = axes.imshow(field, cmap="gray", vmin=-scale, vmax=scale)
         # Inside the picture's box, so that it is as tall; out of the layout, which leaves it the fourth column.
         beside = axes.inset_axes([1.03, 0, 0.04, 1])
@@ -122,11 +122,11 @@ def frames_beside_flow(path: Path, samples: Sequence[tuple[str, np.ndarray, np.n
         bar = figure.colorbar(grey, cax=beside, ticks=[-scale, 0, scale])
         bar.ax.set_yticklabels([f"−{scale:.2g}", "0", f"{scale:.2g} px"], fontsize=8)
         bar.outline.set_visible(False)
-        _picture_axes(figure, grid[row, 4], "direction and length").imshow(flow_to_colour(flow, scale))
-        wheel = _picture_axes(figure, grid[row, 5], "")
+        picture_axes(figure, grid[row, 4], "direction and length").imshow(flow_to_colour(flow, scale))
+        wheel = picture_axes(figure, grid[row, 5], "")
         wheel.imshow(colour_wheel(160))
         wheel.set_xlabel(f"rim: {scale:.2g} px", fontsize=8, color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _level_step(flow: np.ndarray) -> float:
@@ -139,11 +139,12 @@ def _level_step(flow: np.ndarray) -> float:
     return min(float(step), LARGEST_STEP)
 
 
-def filters(path: Path, kernel: np.ndarray) -> None:
-    """Write first-layer filters, kernel [h, w, C, filters] float.
+def filters(path: Path, kernel: np.ndarray, stream: str) -> None:
+    """Write first-layer filters, kernel [h, w, C, filters] float, of a net on the stream `rgb` or `flow`.
 
     C = 3: a colour tile a filter, each stretched over its own range. Otherwise as in the 2014 paper's Fig. 4: a column a
-    filter and a row an input channel, d^x and d^y in turns; grey is zero, black and white the filter's largest weight.
+    filter and a row an input channel; grey is zero, black and white the filter's largest weight. Rows are named
+    `channel_names`.
     """
     kernel = np.asarray(kernel, np.float64)
     if kernel.shape[2] == 3:
@@ -169,11 +170,18 @@ def filters(path: Path, kernel: np.ndarray) -> None:
         axes.set_title(f"{kernel.shape[3]} filters of the first layer", fontsize=11, loc="left")
     else:
         step = kernel.shape[0] + 1
-        channels = [f"$d^{'xy'[k % 2]}_{{{k // 2 + 1}}}$" for k in range(rows)]
-        axes.set_yticks(np.arange(rows) * step + step / 2, channels, fontsize=7)
+        axes.set_yticks(np.arange(rows) * step + step / 2, channel_names(rows, stream), fontsize=7)
         axes.tick_params(length=0)
         axes.set_title(f"{columns} filters of the first layer, a column each", fontsize=11, loc="left")
-    _save(figure, path)
+    save(figure, path)
+
+
+def channel_names(count: int, stream: str) -> list[str]:
+    """Return what a net's input channels are: d^x and d^y of each field of a stack, or the colours of each frame."""
+    if stream == "flow":
+        return [f"$d^{'xy'[k % 2]}_{{{k // 2 + 1}}}$" for k in range(count)]
+    # Slow fusion has the frames side by side, see `models.slow_fusion`.
+    return [f"frame {k // 3 + 1} {('red', 'green', 'blue')[k % 3]}" for k in range(count)]
 
 
 def training_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -203,7 +211,7 @@ def training_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]])
         axes.set_axisbelow(True)
         if axes.lines:
             axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _curve(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, colour: str, name: str) -> None:
@@ -245,7 +253,8 @@ def _lines_between_cells(axes: Axes, count: int) -> None:
     _clear(axes)
 
 
-def _picture_axes(figure: Figure, place: Any, title: str) -> Axes:
+def picture_axes(figure: Figure, place: Any, title: str) -> Axes:
+    """Return axes at a place of a grid for a picture: no ticks, no frame, a small title."""
     axes = figure.add_subplot(place)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -268,7 +277,8 @@ def _clear(axes: Axes, keep: Sequence[str] = ()) -> None:
         spine.set_visible(side in keep)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, in fonts that have the letters of its texts; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = figure.findobj(Text)
     fonts = families(text.get_text() for text in texts)
