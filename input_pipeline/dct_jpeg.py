@@ -25,6 +25,16 @@ def transcode_field(x_jpeg: bytes, y_jpeg: bytes) -> tuple[np.ndarray, Coding, t
     return np.stack([x, y]), coding, size
 
 
+def check_installed() -> None:
+    """Raise UserError without the package jpeglib."""
+    try:
+        import jpeglib  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"data.codec=dct: taking over flow JPEGs needs jpeglib ({error}); run pip install 'twostream-jax[jpeg]'"
+        ) from error
+
+
 def jpeg_coefficients(jpeg: bytes) -> tuple[np.ndarray, Coding, tuple[int, int]]:
     """Return a JPEG's own quantised luminance coefficients int16 [64, nby, nbx], their coding and (height, width) in px.
 
@@ -32,12 +42,9 @@ def jpeg_coefficients(jpeg: bytes) -> tuple[np.ndarray, Coding, tuple[int, int]]
     within one grey level (luminance at less than full resolution, a picture to be turned), or have steps above 255.
     Raises UserError without the package jpeglib.
     """
-    try:
-        import jpeglib
-    except ImportError as error:
-        raise UserError(
-            f"data.codec=dct: taking over flow JPEGs needs jpeglib ({error}); run pip install 'twostream-jax[jpeg]'"
-        ) from error
+    check_installed()
+    import jpeglib
+
     levels = decode_grey(jpeg)
     try:
         # It reads nothing but files.

@@ -21,8 +21,8 @@ import numpy as np
 
 from input_pipeline import dct, dct_record
 from input_pipeline.dataset_file import DATASET_FILE, RecordFile
+from input_pipeline.safe_files import replace_safely
 from input_pipeline.schema import UserError
-from input_pipeline.shards import replace_safely
 
 _MAGIC = b"tsdct 1\n"
 # Number of records, bits of the planes (plane p is bit p of the 128, first byte and lowest bit first); then the check and
@@ -135,11 +135,13 @@ class DctFolder:
         dct_record.fill_windows(found, planes, corner, out)
         return Stack(means, (first.height, first.width), first.coding)
 
-    def field(self, place: tuple[int, int], video: str, index: int, bound_px: float) -> np.ndarray:
-        """Return a field decoded on the host, float32 [H, W, 2] px; for looking at, not for training."""
+    def field(
+        self, place: tuple[int, int], video: str, index: int, bound_px: float
+    ) -> tuple[np.ndarray, tuple[float, float]]:
+        """Return a field decoded on the host, float32 [H, W, 2] px, and its mean; for looking at, not for training."""
         ((record, header),) = self._records(place, video, [index])
         px = dct.decode_field(dct_record.coefficients_of(record, header), header.coding, bound_px)
-        return px[:, : header.height, : header.width].transpose(1, 2, 0)
+        return px[:, : header.height, : header.width].transpose(1, 2, 0), header.mean
 
     def raw(self, place: tuple[int, int], video: str, count: int) -> list[bytes]:
         """Return a video's first `count` records as they lie there, checked."""

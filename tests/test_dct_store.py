@@ -106,13 +106,14 @@ def test_a_still_field_has_no_planes_at_all(tmp_path):
     assert folder.planes == ()
     out = np.zeros((1, 2, 1, 2, 3), np.int8)
     folder.read_stack((0, 0), "v", [0], (0,), (0, 0), out)
-    assert not out.any() and not folder.field((0, 0), "v", 0, BOUND).any()
+    assert not out.any() and not folder.field((0, 0), "v", 0, BOUND)[0].any()
 
 
 def test_a_field_decodes_on_the_host(stored, made):
     folder, places = stored
-    px = folder.field(places["b"], "b", 1, BOUND)
+    px, mean = folder.field(places["b"], "b", 1, BOUND)
     assert px.shape == (40, 41, 2)
+    np.testing.assert_array_equal(mean, dct.mean_of_coded(made["b"][1][1], dct.OWN_CODING, BOUND, (40, 41)))
     wanted = dct.decode_field(made["b"][1][1], dct.OWN_CODING, BOUND)[:, :40, :41]
     np.testing.assert_array_equal(px, wanted.transpose(1, 2, 0))
     # Half a step of at most 8 levels in each of 64 coefficients, were all at their worst together, is 5 px.

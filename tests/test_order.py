@@ -105,7 +105,7 @@ def test_scores_are_the_same(config):
         params = model.init(jax.random.key(0), {"flow": np.zeros((1, 1, 41, 41, 6), np.float32)}, train=False)["params"]
         params = jax.device_put(params, meshes.replicated(mesh))
         scorer = Scorer(setup, model, mesh, crops=1)
-        scores[threads] = scorer(params, table, table.label, "t", 4, lambda *_: None)
+        scores[threads] = scorer(params, setup.only, table, table.label, "t", 4, lambda *_: None)
     for name in ("probs", "logits", "centre_probs", "clip_accuracy"):
         one, again, eight = (getattr(scores[threads], name) for threads in (0, 16, 2))
         assert np.array_equal(one, again)

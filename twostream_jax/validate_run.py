@@ -20,6 +20,7 @@ FREE_ON_RESUME = (
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
     "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",
+    "data.codec", "data.dct_planes",
     "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
 )  # fmt: skip
 # Where a task's records lie, that is.
