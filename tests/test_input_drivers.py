@@ -96,7 +96,7 @@ def first_inputs(config):
     section = config.input
     draw = pipeline.DrawBatch((setup.only.table("train"),), 8, *setup.span, section.crop, True, 0)
     (batch,) = pipeline.train_batches(
-        setup.only.records,
+        [setup.only.records],
         draw,
         setup.window(section.crop),
         start_step=0,
