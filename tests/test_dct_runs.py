@@ -1,25 +1,31 @@
 """Nets trained, evaluated and used on DCT records, and beside JPEG records of the same videos."""
 
 import json
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from dct_sets import prepare_dct
 from trained import numbers, same_arrays, state_of
 from two_sets import prepare_other, together
 
+from input_pipeline import pipeline
 from input_pipeline.schema import UserError
 from input_pipeline.store import Records
+from twostream_jax import mesh as meshes
+from twostream_jax import steps
 from twostream_jax.drivers.demo import demo
 from twostream_jax.drivers.evaluate import evaluate
 from twostream_jax.drivers.inspect import inspect_run
 from twostream_jax.drivers.predict import predict
 from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.table_runs import Places
 from twostream_jax.drivers.train import train
+from twostream_jax.optim import make_optimizer
 from twostream_jax.run_log import read_metrics
 from twostream_jax.scores import ScoreFile
-from twostream_jax.validate_run import check_same_records
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +44,55 @@ def scores_of(config, workdir):
     return ScoreFile.read(workdir / "scores_videos_split1_test.npz")
 
 
-def test_training_is_that_on_jpegs_but_for_their_rounding(own, config, tmp_path, one_device, capsys):
-    for each in (own, config):
-        each.train.steps, each.train.log_every, each.eval.frames, each.eval.crops = 3, 1, 2, 1
-    train(own, tmp_path / "dct")
-    train(config, tmp_path / "jpeg")
-    losses = {name: np.array([line["loss"] for line in read_metrics(tmp_path / name)]) for name in ("dct", "jpeg")}
-    assert len(losses["dct"]) == 3
-    np.testing.assert_allclose(losses["dct"], losses["jpeg"], rtol=2e-3)
-    assert (losses["dct"] != losses["jpeg"]).all()
-    # The net scores either kind of records of the same videos, and says so where it was trained on the other.
+def one_step(config):
+    """Return the loss on the config's first batch, and by how much a step on it moves all parameters."""
+    setup, mesh = Setup.of(config), meshes.make_mesh(jax.devices()[:1])
+    crop = config.input.crop
+    draw = pipeline.DrawBatch((setup.only.table("train"),), 16, *setup.span, crop, True, 5)
+    reading = pipeline.Reading(2)
+    window = setup.window(crop)
+    (batch,) = pipeline.train_batches([setup.only.records], draw, window, start_step=0, steps=1, reading=reading)
+    static = {"model": setup.model({"t": 9}), "optimizer": make_optimizer(config.optim), "inputs": setup.inputs}
+    state = steps.jit_init(mesh, **static)(jax.random.key(0))
+    before = all_parameters(state)
+    step = steps.jit_train_step(mesh, tasks=("t",), **static)
+    state, metrics = step(state, meshes.put_batch(batch, mesh), jax.random.key(1))
+    return metrics.compute()["loss"], all_parameters(state) - before
+
+
+def all_parameters(state):
+    return np.concatenate([np.array(leaf).ravel() for leaf in jax.tree.leaves(state.params)])
+
+
+def test_a_training_step_is_that_on_jpegs_but_for_their_rounding(own, config):
+    (ours, moved), (theirs, others) = one_step(own), one_step(config)
+    assert ours == pytest.approx(theirs, rel=2e-3) and ours != theirs
+    assert 0 < np.linalg.norm(moved - others) < 0.03 * np.linalg.norm(others)
+
+
+def test_a_net_trained_on_jpegs_scores_dct_records_and_goes_on_with_its_own_only(finished, own, tmp_path, capsys):
+    config, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    changed = config.copy_and_resolve_references()
+    changed.data.records, changed.eval.frames, changed.eval.crops = own.data.records, 1, 1
+    evaluate(changed, tmp_path / "run")
+    assert f"warning: {own.data.records} was made with flow" in capsys.readouterr().err
+    # Whatever the config says of how others would be stored; the records rule.
+    changed.data.codec, changed.train.steps = "dct", 8
+    with pytest.raises(
+        UserError, match=r"began with: .*flow\.codec was jpeg, is dct; flow\.dct_planes was 0, is 64; flow\.backward"
+    ):
+        train(changed, tmp_path / "run")
+    assert "continues with data.codec 'dct' instead of 'jpeg'" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_nets_trained_on_either_kind_score_both_alike(own, config, tmp_path, one_device, capsys):
+    for each, name in ((own, "dct"), (config, "jpeg")):
+        each.train.steps, each.train.log_every, each.eval.frames = 3, 1, 2
+        train(each, tmp_path / name)
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("dct", "jpeg")]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
     for ours, theirs, name in ((own, config, "dct"), (config, own, "jpeg")):
         capsys.readouterr()
         one = scores_of(ours, tmp_path / name)
@@ -57,24 +102,10 @@ def test_training_is_that_on_jpegs_but_for_their_rounding(own, config, tmp_path,
         assert f"{theirs.data.records} was made with flow" in warning and "'codec': 'dct'" in warning
         assert one.names == other.names and not np.array_equal(one.probs, other.probs)
         np.testing.assert_allclose(one.probs, other.probs, atol=2e-3)
-
-
-def test_training_goes_on_with_its_own_records_only(own, config, tmp_path, one_device, capsys):
-    """Whatever the config says of how others would be stored."""
-    own.train.steps = 1
-    train(own, tmp_path / "run")
-    own.data.codec, own.data.dct_planes, own.train.steps = "jpeg", 28, 2
-    assert train(own, tmp_path / "run")["step"] == 2
-    assert "continues with data.codec 'jpeg' instead of 'dct'" in capsys.readouterr().out
-    records, own.data.records = own.data.records, config.data.records
-    words = (
-        r"not the records that the run in .* began with: .*flow\.codec was dct, is jpeg; flow\.dct_planes was 64, is 0"
-    )
-    with pytest.raises(UserError, match=words):
-        train(own, tmp_path / "run")
-    dct, jpeg = (Setup.of(own), own.data.update(records=records), Setup.of(own))[::2]
-    with pytest.raises(UserError, match=r"flow\.codec was jpeg, is dct; flow\.dct_planes was 0, is 64"):
-        check_same_records(dct.only.facts, jpeg.only.facts, "run", "data", records)
+    # A run goes on with its own records only.
+    own.train.steps, own.data.records = 4, config.data.records
+    with pytest.raises(UserError, match=r"flow\.codec was dct, is jpeg; flow\.dct_planes was 64, is 0; flow\.backward"):
+        train(own, tmp_path / "dct")
 
 
 @pytest.mark.slow
@@ -147,6 +178,18 @@ def test_jpegs_and_dct_records_do_not_train_together(own, config, tmp_path):
     # Of frames there is but one kind.
     both.model.name, both.input.streams = "cnn_m_spatial", ("rgb",)
     assert Setup.of(both).planes == ()
+
+
+def test_all_sets_of_a_table_are_stored_as_its_config_says(own, config, tmp_path):
+    own.data.records, config.data.records, own.data.dct_planes = "", "", 28
+    places = Places({"ucf101": own, "hmdb51": config}, tmp_path)
+    for place in ("ucf101", "hmdb51"):
+        data = places.config(place).data
+        assert (data.codec, data.dct_planes) == ("dct", 28)
+    # All coefficients of JPEGs are taken over.
+    config.data.kind = "jpeg_folders"
+    data = places.config("hmdb51").data
+    assert (data.codec, data.dct_planes) == ("dct", 64)
 
 
 def test_records_that_are_lost_are_named_before_any_work(own, tmp_path):
