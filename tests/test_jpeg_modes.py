@@ -64,13 +64,15 @@ def test_predict_computes_what_came_as_jpegs(flow_only, tiny_config, capsys):
 def test_the_configs_own_flow_keys_are_not_compared_with_given_flow():
     config = base.get_config()
     facts = {"short_side": 240, "flow": {"method": "given", "bound_px": 15.0}}
-    assert len(validate_run.prepared_otherwise(config, facts | {"flow": {"method": "given", "bound_px": 20.0}})) == 2
-    config.data.kind, config.data.jpeg_bound_px, config.data.records = "jpeg_folders", 20.0, "r"
-    assert validate_run.prepared_otherwise(config, facts) == [
+    assert (
+        len(validate_run.prepared_otherwise(config, facts | {"flow": {"method": "given", "bound_px": 20.0}}, "r")) == 2
+    )
+    config.data.kind, config.data.jpeg_bound_px = "jpeg_folders", 20.0
+    assert validate_run.prepared_otherwise(config, facts, "r") == [
         "warning: data.jpeg_bound_px is 20.0 in the config and 15.0 in r; the records rule"
     ]
     # RGB alone: nothing of the config's sizes or flow would be prepared.
-    assert validate_run.prepared_otherwise(config, {"short_side": 240, "flow": None}) == []
+    assert validate_run.prepared_otherwise(config, {"short_side": 240, "flow": None}, "r") == []
 
 
 @pytest.mark.parametrize("folder", ["rgb", "flow"])

@@ -87,6 +87,23 @@ def test_max_pool_covers_the_last_row_of_negative_values():
     np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[-5.0, -5.0], [-5.0, -1.0]])
 
 
+@pytest.mark.parametrize("size", [(5, 5), (6, 9), (109, 7), (3, 4), (26, 13)])
+def test_max_pool_gradient_is_that_of_a_loop_ties_included(size):
+    """The first of equal values, row by row, has a window's whole gradient: as XLA and PyTorch have it."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, *size, 3)).astype(np.float32)  # most windows hold their maximum more than once
+    out, pull = jax.vjp(max_pool, jnp.asarray(x))
+    grad = rng.normal(size=out.shape).astype(np.float32)
+    expected = np.zeros(x.shape, np.float64)
+    for n, i, j, c in np.ndindex(out.shape):
+        window = x[n, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, c]
+        row, column = np.unravel_index(np.argmax(window), window.shape)
+        assert out[n, i, j, c] == window[row, column]
+        expected[n, 2 * i + row, 2 * j + column, c] += grad[n, i, j, c]
+    # Sums of up to four float32 numbers of order 1.
+    np.testing.assert_allclose(pull(jnp.asarray(grad))[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_max_pool_gradient_goes_to_one_of_equal_values(dtype):
     gradient = jax.jit(jax.grad(lambda x: max_pool(x).astype(jnp.float32).sum()))(jnp.zeros((1, 5, 5, 1), dtype))

@@ -67,7 +67,7 @@ def pretended(monkeypatch):
     return names
 
 
-def pretend_evaluate(config, folder) -> None:
+def pretend_evaluate(config, folder, only="") -> None:
     """Write score file and summary of the videos of a subset, with scores that hang on the folder's name."""
     dataset, data, subset = read_dataset(config.data.records), config.data, config.eval.subset
     chosen = subsets.select(dataset.videos, split=data.split, folds=data.folds, validation_fraction=0, seed=data.seed)
@@ -93,6 +93,7 @@ def pretend_evaluate(config, folder) -> None:
             "model": config.model.name,
             "streams": list(config.input.streams),
             "records": {"checksum": dataset.checksum},
+            "trained_on": {dataset.name: {"checksum": dataset.checksum}},
         },
     )
     scores.write(folder / file_name(dataset.name, data.split, data.folds, subset))
@@ -162,7 +163,7 @@ def test_a_table_resumes_shares_its_runs_and_reports_what_it_cannot_have(small, 
 
 
 def test_a_run_that_fails_takes_its_rows_alone(small, pretended, tmp_path, monkeypatch):
-    def refuse(config, folder):
+    def refuse(config, folder, only=""):
         if "spatial" in folder.name:
             raise OSError(28, "No space left on device")
         pretend_evaluate(config, folder)

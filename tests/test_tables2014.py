@@ -1,6 +1,7 @@
 """The 2014 paper's tables as data, and the config and the folder of each of their runs."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -101,7 +102,7 @@ def test_every_row_of_every_table_has_the_settings_of_its_name(tmp_path, monkeyp
         assert (config.train.steps, config.optim.drops) == (
             (20_000, (14_000,)) if tuned else (80_000, (50_000, 70_000))
         )
-        assert config.init["from"] == ("weights.mat" if tuned else "")
+        assert config.init["from"] == (os.path.abspath("weights.mat") if tuned else "")
         assert bool(config.init.freeze) == ("lastlayer" in name)
         if streams == ("flow",):
             assert config.input.stack == int(name.split("_")[1][1:]) and config.model.dropout == 0.9

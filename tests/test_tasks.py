@@ -1,5 +1,6 @@
 """Two data sets on one trunk: train, resume, eval, predict, inspect, weights taken over, and every mistake in one line."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -16,8 +17,9 @@ from twostream_jax.checkpoint import Checkpoints
 from twostream_jax.drivers.demo import demo
 from twostream_jax.drivers.evaluate import by_task, evaluate
 from twostream_jax.drivers.inspect import inspect_config, inspect_run, report_lines
-from twostream_jax.drivers.predict import predict
+from twostream_jax.drivers.predict import _fuse, predict
 from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.table import table
 from twostream_jax.drivers.tasks import open_tasks
 from twostream_jax.drivers.train import train
 from twostream_jax.run_log import read_metrics
@@ -256,7 +258,63 @@ def test_the_demo_says_that_it_runs_one_data_set(mixed, tmp_path):
 
 def test_only_tasks_of_all_splits_leave_nothing_to_test(mixed, tmp_path):
     mixed.tasks.first.split = 0
-    mixed.train.steps = 1
-    train(mixed, tmp_path)
     with pytest.raises(UserError, match=r"^eval\.subset=test: tasks\.first\.split=0 has no such videos"):
         evaluate(mixed, tmp_path)
+
+
+def test_a_task_of_too_few_samples_leaves_no_nan_in_the_metrics(mixed, tmp_path):
+    mixed.tasks.second.share, mixed.train.steps, mixed.train.log_every = 0.01, 2, 1
+    train(mixed, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    # By the draws of this seed neither batch holds a sample of the second task.
+    assert len(lines) == 2 and all("loss_first" in line and "loss_second" not in line for line in lines)
+
+
+def test_a_head_is_fused_with_the_one_of_its_name_before_others_of_its_classes():
+    one = {"p": (["x", "y"], np.array([0.9, 0.1])), "q": (["y", "x"], np.array([0.8, 0.2]))}
+    fused = _fuse([one, one])
+    assert [fused[head][0]["class"] for head in ("p", "q")] == ["x", "y"]
+    assert fused["q"][0]["probability"] == 0.8
+
+
+def test_runs_that_share_no_head_all_three_are_refused():
+    p, q = ["x", "y"], ["a", "b"]
+    validate_run.check_runs_classes([{"p": p, "q": q}, {"p": p}, {"other": ["y", "x"]}], ["1", "2", "3"])
+    with pytest.raises(UserError, match="--runs: 1 and 2 were trained on different classes"):
+        validate_run.check_runs_classes([{"p": p, "q": q}, {"p": p}, {"q": q}], ["1", "2", "3"])
+    with pytest.raises(UserError, match=r"--runs: 1 and 3 .*only in the first: x, y; only in the second: a, b"):
+        validate_run.check_runs_classes([{"p": p}, {"p": p}, {"q": q}], ["1", "2", "3"])
+
+
+def test_a_set_prepared_again_under_another_name_is_known_by_the_head(trained, one_device, monkeypatch):
+    """Its videos swapped between training and test."""
+    config, workdir = own(trained)
+    opened = open_tasks(config)
+
+    def renamed(_):
+        first, second = opened
+        facts = first.facts | {"name": "again"}
+        swapped = {**first.positions, "test": first.positions["train"], "train": first.positions["test"]}
+        again = dataclasses.replace(first, positions=swapped)
+        monkeypatch.setattr(type(again), "facts", property(lambda self: facts))
+        return again, second
+
+    monkeypatch.setattr("twostream_jax.drivers.setup.open_tasks", renamed)
+    with pytest.raises(UserError, match=r"^eval\.subset=test: the net in .* was trained on "):
+        evaluate(config, workdir)
+
+
+def test_names_that_cannot_be_a_tasks(mixed, trained, tmp_path):
+    mixed.tasks = {1: base.task("r")}
+    with pytest.raises(UserError, match=r"^tasks\.1: a task's name has letters"):
+        train(mixed, tmp_path)
+    stored = json.loads((trained[1] / "config.json").read_text())
+    stored["tasks"] = {"a.b": stored["tasks"]["first"]}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"config\.json: not a stored config \(tasks\.a\.b is no name of a task\)"):
+        cli_config.load_stored(tmp_path, [])
+
+
+def test_the_table_sets_its_rows_tasks_itself(mixed, tmp_path):
+    with pytest.raises(UserError, match=r"^tasks=first,second: mode table sets the tasks of its rows itself"):
+        table("2014-1b", {"ucf101": mixed}, tmp_path)

@@ -143,8 +143,7 @@ class Checkpoints:
     def config(self, step: int) -> dict:
         """Return the `config` item of a step: {"config", "tasks", "records", ...} as the run wrote it."""
         ours = (BEST, "checksums", "checksum")
-        item = {key: value for key, value in self._document(step).items() if key not in ours}
-        return config_item_by_task(item)
+        return config_item_by_task({key: value for key, value in self._document(step).items() if key not in ours})
 
     def restore(self, step: int, abstract_state: Any, mesh: Mesh) -> Any:
         """Return the state of a step, replicated over the mesh; `abstract_state` gives its tree, shapes and dtypes.

@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from input_pipeline.schema import UserError, first_line
+from twostream_jax.validate import TASK_NAME
 
 STREAM_FOLDERS = ("spatial", "temporal")
 # Of the config of every version.
@@ -111,6 +113,8 @@ def _fill_tasks(tasks: ConfigDict, stored, path: Path) -> list[str]:
         raise _unfit(path, f"tasks is {_shown(stored)}, must be a section of keys")
     lacking = []
     for name, entry in stored.items():
+        if not re.fullmatch(TASK_NAME, name):
+            raise _unfit(path, f"tasks.{name} is no name of a task")
         tasks[name] = base.task("")
         lacking += _fill(tasks[name], entry, f"tasks.{name}.", path)
     return lacking

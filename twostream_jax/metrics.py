@@ -41,14 +41,16 @@ class ClipMetrics:
     def compute(self, task_names: tuple[str, ...] = ("",)) -> dict[str, float]:
         """Return {"loss", "clip_accuracy"} as Python floats, NaN over no sample. Waits for the device.
 
-        `loss` is the sum of the tasks' losses; of several tasks, "loss_<task>" and "clip_accuracy_<task>" are beside.
+        `loss` is the sum of the tasks' losses; of several tasks, "loss_<task>" and "clip_accuracy_<task>" are beside, of
+        those that had a sample.
         """
         count = float(np.sum(self.count))
         values = {"loss": _ratio(self.total_sum, count), "clip_accuracy": _ratio(np.sum(self.correct), count)}
         for index, name in enumerate(task_names if len(task_names) > 1 else ()):
             own = float(self.count[index])
-            values[f"loss_{name}"] = _ratio(self.loss_sum[index], own)
-            values[f"clip_accuracy_{name}"] = _ratio(self.correct[index], own)
+            if own:
+                values[f"loss_{name}"] = _ratio(self.loss_sum[index], own)
+                values[f"clip_accuracy_{name}"] = _ratio(self.correct[index], own)
         return values
 
 

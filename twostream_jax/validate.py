@@ -102,9 +102,9 @@ def _check_types(config) -> None:
 
 def check_task_name(where: str, name: str) -> None:
     """Check that a data set's name can be a task's; `where` says what has it."""
-    if not re.fullmatch(TASK_NAME, name):
+    if not isinstance(name, str) or not re.fullmatch(TASK_NAME, name):
         raise UserError(
-            f"{where}: a task's name has letters, digits and _ + - only, at most 60; rename {shown_name(name)}"
+            f"{where}: a task's name has letters, digits and _ + - only, at most 60; rename {shown_name(str(name))}"
         )
 
 
@@ -126,6 +126,8 @@ def _check_tasks(config) -> None:
             raise UserError(f"{where}.classes={tuple(task.classes)}: must be words, such as ('a', 'b')")
         for key in ("split", "folds"):
             _at_least(f"{where}.{key}", task[key], 0)
+        if task.folds == 1:
+            raise UserError(f"{where}.folds=1 is not a number of folds: give 2 or more, or 0 for the stored splits")
         if not task.share > 0:
             raise UserError(
                 f"{where}.share={task.share}: must be above 0, the task's part of a batch beside the others'"
@@ -199,7 +201,10 @@ def _check_ranges(config) -> None:
 def check_split(config) -> None:
     """Check that one split is named, as every mode but the demo, which can run them in turn, needs."""
     if config.data.split < 1 and not config.tasks:
-        raise UserError("data.split=0: only mode demo runs every split in turn; name one from 1")
+        raise UserError(
+            "data.split=0: only mode demo runs every split in turn; name one from 1 or, to train on all splits together, "
+            "set tasks.NAME = base.task(records, split=0) in the config file"
+        )
 
 
 def check_records(config, section: str, records: str, stored_streams, smallest_side_px: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from configs import base
 from input_pipeline.schema import UserError, shown_name
@@ -198,14 +198,19 @@ def check_same_classes(stored, wanted, workdir, section: str, records) -> None:
         )
 
 
-def check_runs_classes(first: dict, other: dict, first_dir, other_dir) -> None:
-    """Refuse to average two runs, {head: classes} each, no two heads of which tell the same classes apart."""
-    if any(set(a) == set(b) for a in first.values() for b in other.values()):
-        return
-    ours, theirs = (set().union(*heads.values()) for heads in (first, other))
+def check_runs_classes(runs: Sequence[dict], workdirs: Sequence) -> None:
+    """Refuse to average runs, {head: classes} each, without a head of the first whose classes all others have too."""
+    first, *others = runs
+    for classes in first.values():
+        if all(any(set(classes) == set(own) for own in heads.values()) for heads in others):
+            return
+    # Named is the first that has none of the first's heads or, where each has one, the first at all.
+    same = {frozenset(classes) for classes in first.values()}
+    odd = next((i for i, heads in enumerate(others) if not same & {frozenset(own) for own in heads.values()}), 0)
+    ours, theirs = (set().union(*heads.values()) for heads in (first, others[odd]))
     only = [", ".join(sorted(a - b)[:3]) or "none" for a, b in ((ours, theirs), (theirs, ours))]
     raise UserError(
-        f"--runs: {first_dir} and {other_dir} were trained on different classes "
+        f"--runs: {workdirs[0]} and {workdirs[odd + 1]} were trained on different classes "
         f"(only in the first: {only[0]}; only in the second: {only[1]}); give runs of one data set"
     )
 
@@ -213,7 +218,7 @@ def check_runs_classes(first: dict, other: dict, first_dir, other_dir) -> None:
 def config_item_by_task(stored: dict) -> dict:
     """Return a checkpoint's `config` item as this version writes it; versions with one task only had no names there."""
     records = stored.get("records", {})
-    if "checksum" not in records:
+    if not isinstance(records.get("checksum"), str):
         return stored
     (task,) = stored["tasks"]
     trained = {records["name"]: stored.get("trained_videos", "")}

@@ -37,16 +37,18 @@ def load_params(checkpoints: Checkpoints, step: int, setup: Setup, tasks: dict[s
     return model, checkpoints.restore_params(step, abstract_params(model, setup.inputs), mesh)
 
 
-def evaluate(config, workdir: Path) -> dict:
+def evaluate(config, workdir: Path, only: str = "") -> dict:
     """Score `eval.subset` with `eval.checkpoint` of the run in `workdir`; return what eval.json holds.
 
-    That is a summary or, of a config with several tasks, {"tasks": {task: summary}} of those that have such videos.
+    That is a summary or, of a config with several tasks, {"tasks": {task: summary}} of those that have such videos, or of
+    the task `only`.
     Leaves `scores_<task>_split<k>_<subset>.npz` of each and `eval.json` (`eval_<subset>.json` for other subsets than test).
     Refuses inputs, a net or a split other than the checkpoint's, and videos of another subset that it was trained on.
     """
     setup = Setup.of(config)
     subset = config.eval.subset
-    tasks = [task for task in setup.tasks if task.positions[subset]] or list(setup.tasks[:1])
+    asked = [task for task in setup.tasks if only in ("", task.name)]
+    tasks = [task for task in asked if task.positions[subset]] or asked[:1]
     tables = {task.name: task.table(subset) for task in tasks}
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = choose_step(checkpoints, str(config.eval.checkpoint))
@@ -126,8 +128,10 @@ def _check_task(task: Task, head: str, stored: dict, config, workdir: Path) -> N
     validate_run.check_same_split(stored["config"], head, config.to_dict(), task.section, workdir)
     validate_run.check_same_classes(stored["tasks"][head], task.classes, workdir, *where)
     if subset != "train":
-        # By the data set's name: another set may have videos of the same names.
-        trained = stored["trained_videos"].get(task.facts["name"], "")
+        # By the data set's name, since another set may have videos of the same names; and those of the head, whose records
+        # may have been prepared again under another name.
+        sets = {task.facts["name"], stored["records"][head]["name"]}
+        trained = "".join(stored["trained_videos"].get(name, "") for name in sets)
         names = (task.records.videos[i].name for i in task.positions[subset])
         validate_run.check_unseen(trained, names, subset, workdir, *where)
     for line in validate_run.records_differ(stored["records"][head], task.facts, task.settings.records):

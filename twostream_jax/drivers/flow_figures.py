@@ -12,6 +12,7 @@ from input_pipeline.opencv_flow import compute_flow, grey
 from input_pipeline.schema import UserError
 from input_pipeline.videos import iterate_frames
 from twostream_jax.drivers.setup import check_values
+from twostream_jax.files import cannot_write
 from twostream_jax.preprocess import stack_flow, trajectory_stack
 from twostream_jax.report.flow_figures import most_moving_box, moving_points, optical_flow, stackings
 from twostream_jax.run_log import Progress
@@ -41,7 +42,10 @@ def draw_flow(config, video: Path, folder: Path, frame: int | None = None) -> li
             f"--frame={frame}: must be 0 to {count - stack - 1}, where a stack of {stack} fields begins and ends within "
             f"the {count} frames of {video}"
         )
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--figures={cannot_write(folder, error)}") from error
     first = frame if frame is not None else liveliest(_motions(video, side, method, count), stack)
     frames = np.stack(list(islice(iterate_frames(video, side), first, first + stack + 1)))
     fields = compute_flow(frames, method)

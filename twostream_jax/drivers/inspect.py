@@ -83,7 +83,8 @@ def report_lines(result: dict) -> list[str]:
     if "workdir" in result:
         saved = ", ".join(map(str, result["steps"]))
         best = f", best {result['best']}" if result["best"] is not None else ""
-        data = ", ".join(facts["name"] for facts in result["records"].values())
+        named = ((task, facts["name"]) for task, facts in result["records"].items())
+        data = ", ".join(name if task == name else f"{name} ({task})" for task, name in named)
         lines.append(f"{result['workdir']}: checkpoints at steps {saved}{best}; trained on {data}")
         source = result["config"].get("init", NO_INIT)["from"]
         if source:

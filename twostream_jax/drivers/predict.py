@@ -72,16 +72,16 @@ def _load_all(runs: list[tuple[object, Path]]) -> list[tuple[int, dict, str]]:
         validate_run.check_same_net(stored["config"], config.to_dict(), workdir)
         loaded.append((step, stored, _flow_method(config, stored["records"].values(), workdir)))
     first, first_dir = runs[0]
-    for number, ((config, workdir), (_, stored, _)) in enumerate(zip(runs, loaded, strict=True)):
+    for number, (config, workdir) in enumerate(runs):
         if any(workdir.resolve() == earlier.resolve() for _, earlier in runs[:number]):
             raise UserError(f"--runs: {workdir} is given twice; give each run once")
-        validate_run.check_runs_classes(loaded[0][1]["tasks"], stored["tasks"], first_dir, workdir)
         ours, theirs = (protocol_name(c.eval.frames, c.eval.crops) for c in (first, config))
         if ours != theirs or first.eval.frames != config.eval.frames:
             raise UserError(
                 f"--runs: {first_dir} scores by {ours} and {workdir} by {theirs}; "
                 "set --config.eval.frames and --config.eval.crops for both"
             )
+    validate_run.check_runs_classes([stored["tasks"] for _, stored, _ in loaded], [workdir for _, workdir in runs])
     return loaded
 
 
@@ -187,8 +187,16 @@ def _fuse(scored: list[dict[str, tuple[list[str], np.ndarray]]]) -> dict[str, li
     """
     fused = {}
     for head, (classes, _) in scored[0].items():
-        alike = [next((own for own in heads.values() if set(own[0]) == set(classes)), None) for heads in scored]
+        alike = [_same_classes(heads, head, classes) for heads in scored]
         if None not in alike:
             total = sum(probs[[own.index(c) for c in classes]] for own, probs in alike)
             fused[head] = _top(classes, total / len(scored))
     return fused
+
+
+def _same_classes(heads: dict, head: str, classes: list[str]) -> tuple[list[str], np.ndarray] | None:
+    """Return the scores of a head of these classes, of the one called `head` if it is one; None without any."""
+    for name in sorted(heads, key=lambda name: name != head):
+        if set(heads[name][0]) == set(classes):
+            return heads[name]
+    return None

@@ -24,6 +24,8 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     is nothing left to do, and they are described.
     """
     _check(config)
+    if config.tasks:
+        print("note: prepares the one data set of `data`; each of tasks is prepared with a config of its own")
     videos, settings = _videos_and_settings(config)
     records = Path(config.data.records)
     for note in videos.notes:

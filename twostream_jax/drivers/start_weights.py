@@ -111,7 +111,8 @@ def _check_unseen(source: Source, task: Task) -> None:
     if seen is not None:
         raise UserError(
             f"{_where(source)}: was trained on {shown_name(seen)}, which {task.section}.split={task.settings.split} tests "
-            "on; begin with a net of the same split, or of another data set"
+            f"on; begin with a net of the same split or, if these are two data sets called {task.facts['name']}, rename the "
+            "folder of one and prepare it again"
         )
 
 

@@ -42,6 +42,11 @@ def table(name: str, configs: dict[str, ConfigDict], workdir: Path) -> dict[str,
         raise UserError(f"--table={name}: choose one of {', '.join(TABLES)}")
     for config in configs.values():
         check_values(config)
+        if config.tasks:
+            raise UserError(
+                f"tasks={','.join(config.tasks)}: mode table sets the tasks of its rows itself; leave them out, and name "
+                "the second data set's config in table.hmdb51"
+            )
     if (workdir / "config.json").exists():
         raise UserError(f"--workdir={workdir}: is the run of one net; name another folder for the table")
     return _Making(TABLES[name], name, Places(configs, workdir), configs["ucf101"].table.seeds).run()
@@ -132,7 +137,8 @@ class _Making:
         if missing or run not in self.scored:
             train(self.configs[run], self.workdir / run.name)
         for subset in missing:
-            evaluate(self._for_subset(run, subset), self.workdir / run.name)
+            name = self.places.dataset(run.net.data).name
+            evaluate(self._for_subset(run, subset), self.workdir / run.name, only=name)
 
     def _for_subset(self, run: Run, subset: str) -> ConfigDict:
         config = self.configs[run].copy_and_resolve_references()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from twostream_jax.drivers.evaluate import evaluated
 from twostream_jax.drivers.prepare import list_config_videos, prepare_records
 from twostream_jax.drivers.tables2014 import ADDED, Net, all_nets
 from twostream_jax.files import write_text
+from twostream_jax.scores import ScoreFile, file_name
 
 # Steps and the steps at which the rate drops, by schedule (2014 paper, Sect. 5).
 FULL = {"scratch": (80_000, (50_000, 70_000)), "fine-tuning": (20_000, (14_000,))}
@@ -159,7 +161,7 @@ def start_folder(run: Run, places: Places) -> str:
     """Return what `init.from` is to be: the run that the table trains first, or the weights that the user has named."""
     given = places.imagenet if run.start.net.data == "imagenet" else ""
     if given and not given.endswith(".py"):
-        return given
+        return os.path.abspath(given)  # as training stores it
     return str((places.workdir / run.start.name).absolute())
 
 
@@ -223,7 +225,16 @@ def evaluation(config: ConfigDict, folder: Path, dataset: dataset_file.Dataset, 
         except ValueError:
             return None  # damaged: made anew
         validate_run.check_resume(before, config.to_dict(), folder)
+        if not _trained_on_these(config, folder / file_name(dataset.name, split, folds, subset)):
+            return None
     return found
+
+
+def _trained_on_these(config: ConfigDict, scores: Path) -> bool:
+    """Return whether a net was trained on the records that its tasks have now; the other tasks' may have been made anew."""
+    trained = ScoreFile.read(scores).provenance["trained_on"]
+    now = {name: dataset_file.read_dataset(Path(task.records)).checksum for name, task in config.tasks.items()}
+    return all(trained[name]["checksum"] == checksum for name, checksum in now.items())
 
 
 def division(config: ConfigDict, dataset: dataset_file.Dataset) -> tuple[int, int]:

@@ -119,5 +119,6 @@ def _check_apart(task: Task, other: Task) -> None:
     if shared is not None:
         raise UserError(
             f"{task.section}.split={task.settings.split}: trains on {shown_name(shared)}, which {other.section} is tested "
-            f"on; both are of {task.facts['name']}: give them the same split"
+            f"on; both are of {task.facts['name']}: give them the same split or, if these are two data sets, rename the "
+            "folder of one and prepare it again"
         )

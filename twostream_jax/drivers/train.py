@@ -18,6 +18,7 @@ from twostream_jax import mesh as meshes
 from twostream_jax import steps, validate, validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.bad_batch import NotFinite, bad_batch, refusal
+from twostream_jax.drivers.resume import nothing_left, resumable_steps, say_damaged
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.start_weights import Start, plan_start
@@ -52,7 +53,7 @@ def train(config, workdir: Path) -> dict:
     with contextlib.ExitStack() as held:
         _hold(held, workdir)
         checkpoints = held.enter_context(Checkpoints(workdir))
-        saved = _resumable_steps(checkpoints, setup, workdir)
+        saved = resumable_steps(checkpoints, setup, workdir)
         # Read for the first start alone: later those weights may have been moved.
         begin = None if saved else plan_start(setup, params, frozen)
         mesh = meshes.make_mesh()
@@ -130,9 +131,9 @@ class _Run:
             try:
                 return step, self.checkpoints.restore(step, abstract, self.mesh)
             except Damaged as error:
-                _say_damaged(step, error)
+                say_damaged(step, error)
         if saved:
-            raise _nothing_left(self.checkpoints.folder)
+            raise nothing_left(self.checkpoints.folder)
         return 0, create(self.init_key, begin.params(self.mesh) if begin else None)
 
     def steps(self, state, start: int, workdir: Path) -> dict:
@@ -246,39 +247,6 @@ def _own_videos(setup: Setup) -> dict[str, str]:
     return videos
 
 
-def _resumable_steps(checkpoints: Checkpoints, setup: Setup, workdir: Path) -> list[int]:
-    """Return the saved steps, the newest first; UserError when the run there is another one."""
-    saved = []
-    for step in reversed(checkpoints.steps()):
-        try:
-            stored = checkpoints.config(step)
-        except Damaged as error:
-            _say_damaged(step, error)
-            continue
-        if not saved:
-            for line in validate_run.check_resume(stored["config"], setup.config.to_dict(), workdir):
-                print(line)
-            # By place: of one task, the name is that of records that may have been changed since.
-            for task, facts, classes in zip(
-                setup.tasks, *(stored[k].values() for k in ("records", "tasks")), strict=True
-            ):
-                where = (task.section, task.settings.records)
-                validate_run.check_same_records(facts, task.facts, workdir, *where)
-                validate_run.check_same_classes(classes, task.classes, workdir, *where)
-        saved.append(step)
-    if checkpoints.steps() and not saved:
-        raise _nothing_left(checkpoints.folder)
-    return saved
-
-
-def _say_damaged(step: int, error: Damaged) -> None:
-    print(f"checkpoint {step} is damaged and passed over ({error.reason})")
-
-
-def _nothing_left(folder: Path) -> UserError:
-    return UserError(f"{folder}: no checkpoint can be read; bring back a copy, or delete the folder to start afresh")
-
-
 def _print_plan(setup: Setup, mesh, start: int) -> None:
     config, shares = setup.config, sum(task.settings.get("share", 1.0) for task in setup.tasks)
     for task in setup.tasks:
@@ -289,6 +257,10 @@ def _print_plan(setup: Setup, mesh, start: int) -> None:
             f"{config.model.name}, width {config.model.width:g}, on {task.name} {split}: {len(videos['train'])} training "
             f"videos, {len(videos['validation'])} held out, {len(task.classes)} classes{part}"
         )
+        if task.name != task.facts["name"]:
+            print(
+                f"note: {task.section} is of the data set {task.facts['name']}, with whose scores its own do not fuse"
+            )
     begins = f"continues at step {start}" if start else "starts"
     print(f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}; {begins} of {config.train.steps}")
 
