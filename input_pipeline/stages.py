@@ -29,7 +29,7 @@ _PAIRS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What of the config decides over records: `data.short_side`, `flow.*`, and how the work is run."""
+    """What of the config decides over records: `data.short_side`, `data.codec`, `flow.*`, and how the work is run."""
 
     short_side: int  # px
     method: str  # one of schema.FLOW_METHODS; none stores RGB only, "given" is flow that lies there as JPEGs

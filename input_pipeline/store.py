@@ -124,6 +124,7 @@ class Records:
     ) -> list[tuple[bytes, bytes, np.ndarray]]:
         """Return (x JPEG, y JPEG, mean float32 [2] px) of the fields at `indices`, as `frame_jpegs` does of frames."""
         folder = _flow_folder(backward)
+        assert folder not in self._dct, f"{self.path / folder} holds no JPEGs"
         records = self._read(folder, video, indices)
         fields = []
         for record, i in zip(records, indices, strict=True):

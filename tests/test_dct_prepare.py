@@ -125,6 +125,19 @@ def test_an_interrupted_run_continues(made, tmp_path, monkeypatch):
     assert hashes(tmp_path / "r") == hashes(made[0] / "r")
 
 
+def test_finished_videos_are_known_by_their_codec(made):
+    video = made[1].videos[0]
+    jpeg, dct64, dct28 = (
+        stages.fingerprint(video, dataclasses.replace(SETTINGS, codec=codec, dct_planes=planes))
+        for codec, planes in (("jpeg", 64), ("dct", 64), ("dct", 28))
+    )
+    assert len({jpeg, dct64, dct28}) == 3
+    # Of JPEGs, and of frames alone, the keys of another codec say nothing.
+    assert stages.fingerprint(video, dataclasses.replace(SETTINGS, dct_planes=28)) == jpeg
+    frames = [dataclasses.replace(SETTINGS, method="none", codec=codec) for codec in ("jpeg", "dct")]
+    assert stages.fingerprint(video, frames[0]) == stages.fingerprint(video, frames[1])
+
+
 def test_other_settings_are_refused(made):
     for change, words in (
         ({"codec": "jpeg"}, r"was prepared otherwise: data\.codec is dct there and jpeg now"),
