@@ -117,7 +117,7 @@ def test_the_loss_is_hand_arithmetic_sharded_and_accumulated(mixed, absent):
     wanted = by_hand(logits, batch, tasks)
     assert (wanted["second"] == 0.0) == absent and wanted["first"] > 0.5
     results = {}
-    for devices, accumulate in [(1, 1), (8, 1), (1, 4), (1, 16), (8, 2)]:
+    for devices, accumulate in [(1, 1), (1, 4), (8, 2)]:
         mesh = meshes.make_mesh(jax.devices()[:devices])
         static = {"model": model, "optimizer": optimizer, "inputs": setup.inputs, "tasks": tasks}
         step = steps.jit_train_step(mesh, **static, accumulate=accumulate)
@@ -127,7 +127,7 @@ def test_the_loss_is_hand_arithmetic_sharded_and_accumulated(mixed, absent):
         # float32 sums of 12 terms: measured 2e-7 relative.
         assert found["loss"] == pytest.approx(sum(wanted.values()), rel=2e-6)
         for name, loss in wanted.items():
-            assert found[f"loss_{name}"] == pytest.approx(loss, rel=2e-6, nan_ok=True) or absent
+            assert found.get(f"loss_{name}", 0.0) == pytest.approx(loss, rel=2e-6)
         results[devices, accumulate] = jax.device_get(state.params)
     for params in results.values():
         for a, b in zip(jax.tree.leaves(results[1, 1]), jax.tree.leaves(params), strict=True):

@@ -106,6 +106,7 @@ def pretend_evaluate(config, folder, only="") -> None:
     write_json(folder / eval_name(subset), summary)
 
 
+@pytest.mark.slow
 def test_a_table_is_made_by_real_nets(small, tmp_path, capsys):
     for _ in range(2):
         with pytest.raises(

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from input_pipeline.schema import UserError
+from input_pipeline.schema import UserError, shown_name
 from twostream_jax import mesh as meshes
 from twostream_jax import metrics, validate_run
 from twostream_jax.checkpoint import Checkpoints, choose_step
@@ -128,12 +128,17 @@ def _check_task(task: Task, head: str, stored: dict, config, workdir: Path) -> N
     validate_run.check_same_split(stored["config"], head, config.to_dict(), task.section, workdir)
     validate_run.check_same_classes(stored["tasks"][head], task.classes, workdir, *where)
     if subset != "train":
-        # By the data set's name, since another set may have videos of the same names; and those of the head, whose records
-        # may have been prepared again under another name.
-        sets = {task.facts["name"], stored["records"][head]["name"]}
-        trained = "".join(stored["trained_videos"].get(name, "") for name in sets)
-        names = (task.records.videos[i].name for i in task.positions[subset])
-        validate_run.check_unseen(trained, names, subset, workdir, *where)
+        names = [task.records.videos[i].name for i in task.positions[subset]]
+        # By the data set's name: another set may have videos of the same names.
+        ours, theirs = task.facts["name"], stored["records"][head]["name"]
+        validate_run.check_unseen(stored["trained_videos"].get(ours, ""), names, subset, workdir, *where)
+        seen = validate_run.first_seen(stored["trained_videos"].get(theirs, ""), names)
+        if seen is not None:
+            print(
+                f"warning: {where[1]} is {ours}, the net was trained on {theirs}, and both have a video {shown_name(seen)}: "
+                "if these are the same videos, this accuracy is that of training videos",
+                file=sys.stderr,
+            )
     for line in validate_run.records_differ(stored["records"][head], task.facts, task.settings.records):
         print(line, file=sys.stderr)
 
