@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import test_processes
 from dct_sets import prepare_dct
 from trained import numbers, same_arrays, state_of
 from two_sets import prepare_other, together
@@ -145,12 +146,24 @@ def test_a_prediction_is_what_eval_gives(own, stack, stacking, bidirectional, tm
 
 
 @pytest.mark.slow
+def test_two_processes_equal_one(own, tmp_path):
+    for processes in (1, 2):
+        test_processes.run(own, tmp_path / str(processes), "train", processes)
+        test_processes.run(own, tmp_path / str(processes), "eval", processes)
+    one, two = ([line["loss"] for line in read_metrics(tmp_path / str(n))] for n in (1, 2))
+    np.testing.assert_allclose(two, one, rtol=1e-6)
+    scores = [ScoreFile.read(tmp_path / str(n) / "scores_videos_split1_test.npz").probs for n in (1, 2)]
+    np.testing.assert_allclose(*scores, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_slow_fusion_trains_on_the_frames(own, tmp_path, one_device):
     own.model.name, own.input.streams, own.input.clip_frames = "slow_fusion", ("rgb",), 8
     own.train.steps, own.train.batch_size, own.eval.frames = 2, 8, 2
     assert train(own, tmp_path)["step"] == 2 and len(scores_of(own, tmp_path).names) == 9
 
 
+@pytest.mark.slow
 def test_two_sets_of_dct_records_train_together(own, tmp_path, one_device):
     # Another bound for every video: each sample has its own steps.
     other = own.copy_and_resolve_references()
