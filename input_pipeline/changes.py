@@ -85,6 +85,9 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
         bound_key = "data.jpeg_bound_px" if settings.given else "flow.bound_px"
         found |= {bound_key: flow.bound_px, "flow.backward": flow.backward}
         wanted |= {bound_key: settings.bound_px, "flow.backward": settings.backward}
+        coding = ("dct", flow.dct_planes) if flow.codec == "dct" else ()
+        found |= _coding_keys(coding)
+        wanted |= _coding_keys(settings.coding)
     for key, value in found.items():
         if value != wanted[key]:
             raise UserError(
@@ -93,13 +96,20 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
             )
 
 
+def _coding_keys(coding: tuple) -> dict:
+    """Return how flow is stored, by key, of `PrepareSettings.coding`."""
+    return dict(zip(("data.codec", "data.dct_planes"), coding or ("jpeg", "all"), strict=True))
+
+
 def shown_settings(settings: PrepareSettings) -> dict[str, str]:
     """Return {key: value in words} of all settings that decide over records, and the OpenCV that computes flow."""
     if settings.given:
-        return {"the streams": ", ".join(settings.given), "data.jpeg_bound_px": str(settings.bound_px)}
+        keys = {"the streams": ", ".join(settings.given), "data.jpeg_bound_px": settings.bound_px}
+        return {key: str(value) for key, value in (keys | _coding_keys(settings.coding)).items()}
     keys = {"data.short_side": settings.short_side, "flow.method": settings.method, "OpenCV": cv2.__version__}
     if settings.method != "none":
         keys |= {"flow.bound_px": settings.bound_px, "flow.backward": settings.backward}
+        keys |= _coding_keys(settings.coding)
     return {key: str(value) for key, value in keys.items()}
 
 

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from input_pipeline.schema import SCHEMA_VERSION, SUBSETS, UserError, first_line, shown
+from input_pipeline.dct import POSITIONS
+from input_pipeline.schema import CODECS, SCHEMA_VERSION, SUBSETS, UserError, first_line, shown
 
 DATASET_FILE = "dataset.json"
 FOLDERS = ("rgb", "flow", "flow_backward")
@@ -50,11 +51,18 @@ class FlowSettings:
     bound_px: float | str
     backward: bool
     opencv_version: str  # values differ between versions
+    codec: str = "jpeg"  # one of schema.CODECS
+    dct_planes: int = 0  # of the 64 positions of a block, the first in zigzag order that are stored; 0 in JPEGs
+
+    def plain(self) -> dict:
+        """Return the fields by name; of JPEGs without the last two, which records had not from the beginning."""
+        fields = dataclasses.asdict(self)
+        return fields if self.codec == "dct" else {key: fields[key] for key in list(fields)[:4]}
 
 
 @dataclass(frozen=True)
 class RecordFile:
-    """One ArrayRecord file of a folder."""
+    """One record file of a folder."""
 
     file: str
     records: int
@@ -78,6 +86,15 @@ class Dataset:
     files: dict[str, tuple[RecordFile, ...]]  # folder -> its files
     videos: tuple[StoredVideo, ...]
 
+    def has_dct(self, folder: str) -> bool:
+        """Return whether a folder holds DCT records; frames are JPEGs always."""
+        return folder != "rgb" and self.flow is not None and self.flow.codec == "dct"
+
+    def plain(self) -> dict:
+        """Return all but the videos as plain values, in the order in which they stand in the file."""
+        fields = dataclasses.asdict(dataclasses.replace(self, videos=()))
+        return fields | {"flow": self.flow and self.flow.plain()}
+
 
 def checksum(files: dict[str, Sequence[RecordFile]], videos: Sequence[StoredVideo]) -> str:
     """Return the SHA-256 (hex) over the sorted SHA-256s of all record files and the table of videos."""
@@ -91,8 +108,7 @@ def checksum(files: dict[str, Sequence[RecordFile]], videos: Sequence[StoredVide
 
 def format_dataset(dataset: Dataset) -> str:
     """Return dataset.json's text: one line a key, and one line a video."""
-    plain = dataclasses.asdict(dataclasses.replace(dataset, videos=()))
-    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in plain.items() if key != "videos"]
+    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in dataset.plain().items() if key != "videos"]
     lines = [f'"schema": {SCHEMA_VERSION}', f'"content": "{_content_sum(dataset)}"', *head]
     videos = ",\n".join(_video_line(video) for video in dataset.videos)
     return "{\n" + ",\n".join(lines) + ',\n"videos": [\n' + videos + "\n]\n}\n"
@@ -100,7 +116,7 @@ def format_dataset(dataset: Dataset) -> str:
 
 def _content_sum(dataset: Dataset) -> str:
     """Return the SHA-256 (hex) over all that dataset.json says, class names and settings too."""
-    head = json.dumps(dataclasses.asdict(dataclasses.replace(dataset, videos=())), sort_keys=True)
+    head = json.dumps(dataset.plain(), sort_keys=True)
     lines = "".join(f"{_video_line(video)}\n" for video in dataset.videos)
     return hashlib.sha256(f"{head}\n{lines}".encode()).hexdigest()
 
@@ -184,6 +200,10 @@ def _faults(dataset: Dataset) -> Iterator[str]:
         yield "flow has not a method, an opencv_version and backward"
     if flow and flow.bound_px != "video" and not _is_bound(flow.bound_px):
         yield f"flow.bound_px is {shown(flow.bound_px)}, neither px above 0 nor 'video'"
+    if flow and flow.codec not in CODECS:
+        yield f"flow.codec is {shown(flow.codec)}, none of {', '.join(CODECS)}"
+    elif flow and not (_is_whole(flow.dct_planes, 0) and (flow.codec == "dct") == (0 < flow.dct_planes <= POSITIONS)):
+        yield f"flow.dct_planes is {shown(flow.dct_planes)}, which flow.codec {flow.codec} cannot have"
     counts = ("videos", "frames", "pairs", "quarantined", "bytes")
     if set(dataset.counts) != set(counts) or not all(_is_whole(count, 0) for count in dataset.counts.values()):
         yield f"counts are not {', '.join(counts)}"

@@ -11,11 +11,13 @@ import itertools
 import os
 import re
 from dataclasses import dataclass
+from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import codecs
+from input_pipeline import codecs, dct_jpeg, dct_record
+from input_pipeline.dct import Coding, mean_of_coded
 from input_pipeline.schema import UserError
 from input_pipeline.shards import EncodedVideo
 from input_pipeline.video_list import Video, unreadable
@@ -102,12 +104,15 @@ def prefixes(folder: Path) -> set[str]:
     return {match[1] for match in matches if match}
 
 
-def take_over(video: Video, bound_px: float) -> EncodedVideo:
+def take_over(video: Video, bound_px: float, *, dct: bool = False) -> EncodedVideo:
     """Return the records of a video of JPEGs, each holding its file's bytes; every JPEG is decoded once.
+
+    With `dct`, the records of fields hold the coefficients of their JPEGs, exactly.
 
     F RGB frames go with F - 1 fields; of F fields one is left out, as the source says. Without RGB, F is one more than
     there are fields. `bound_px` is what level 255 stands for. Raises UserError (one line, the folder or file first) for a
-    number missing or double, counts that do not go together, damage, and sizes that differ.
+    number missing or double, counts that do not go together, damage, sizes that differ and, with `dct`, quantisation
+    tables that do.
     """
     source = video.source
     frames = source.rgb.checked()[1] if source.rgb else []
@@ -120,7 +125,12 @@ def take_over(video: Video, bound_px: float) -> EncodedVideo:
         read = [_read(path, codecs.decode_frame, same_size)[0] for path in frames]
         records["rgb"] = [codecs.serialise_frame(video.name, i, jpeg) for i, jpeg in enumerate(read)]
     if source.x:
-        records["flow"] = [_field_record(video.name, i, pair, bound_px, same_size) for i, pair in enumerate(fields)]
+        make = (
+            _DctRecords(video.name, bound_px, same_size)
+            if dct
+            else bind(_field_record, video.name, bound_px, same_size)
+        )
+        records["flow"] = [make(i, pair) for i, pair in enumerate(fields)]
     return EncodedVideo(len(frames) or len(fields) + 1, *same_size.size, bound_px if source.x else None, records)
 
 
@@ -167,10 +177,33 @@ def _fields_of(video: Video, fields: list, frames: int) -> list:
     return video.source.without_spare(fields)
 
 
-def _field_record(name: str, index: int, pair: tuple[Path, Path], bound_px: float, same_size: _SameSize) -> bytes:
+def _field_record(name: str, bound_px: float, same_size: _SameSize, index: int, pair: tuple[Path, Path]) -> bytes:
     (x, x_levels), (y, y_levels) = (_read(path, codecs.decode_grey, same_size) for path in pair)
     mean = codecs.mean_of_levels(np.stack([x_levels, y_levels]), bound_px)
     return codecs.serialise_field(name, index, x, y, mean)
+
+
+class _DctRecords:
+    """Makes the DCT records of a video's fields from their JPEGs; called with a field's number and its two files."""
+
+    def __init__(self, name: str, bound_px: float, same_size: _SameSize):
+        self._name, self._bound_px, self._same_size = name, bound_px, same_size
+        self._first: tuple[Path, Coding] | None = None
+
+    def __call__(self, index: int, pair: tuple[Path, Path]) -> bytes:
+        x, y = (_read(path, codecs.decode_grey, self._same_size)[0] for path in pair)
+        try:
+            coefficients, coding, size = dct_jpeg.transcode_field(x, y)
+        except ValueError as error:
+            raise UserError(f"{pair[0]}: {error}") from error
+        # A stack is read with one table for all of it.
+        first, common = self._first = self._first or (pair[0], coding)
+        if coding != common:
+            raise UserError(
+                f"{pair[0]}: its quantisation tables differ from those of {first}; take it over with data.codec=jpeg"
+            )
+        mean = mean_of_coded(coefficients, coding, self._bound_px, size)
+        return dct_record.serialise_field(self._name, index, coefficients, coding, mean, size)
 
 
 def _read(path: Path, decode, same_size: _SameSize) -> tuple[bytes, np.ndarray]:

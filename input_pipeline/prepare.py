@@ -24,6 +24,7 @@ from input_pipeline.dataset_file import DATASET_FILE, Dataset, FlowSettings, Sto
 from input_pipeline.estimate import check_free, processes
 from input_pipeline.quarantine import QUARANTINE_FILE, SetAside, read_quarantine, write_quarantine
 from input_pipeline.records_folder import PARTIAL_FOLDER, check_interrupted, clear_leftovers, held_alone, refusals_named
+from input_pipeline.safe_files import write_atomically
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings, check_settings, fingerprint, prepare_video
 from input_pipeline.store import Records
@@ -95,7 +96,7 @@ def _bring_up_to_date(
         say(f"{count} videos have another label, group or split than before: {DATASET_FILE} is written anew")
     quarantined = sum(video.name in aside for video in video_list.videos)
     dataset = replace(changes.dataset, counts=changes.dataset.counts | {"quarantined": quarantined})
-    shards.write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
+    write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
     return dataset
 
 
@@ -162,7 +163,9 @@ def _prepare(
     files, places, size = {}, {}, 0
     for folder in settings.folders:
         tell = bind(_tell_merging, on_progress, total, folder)
-        files[folder], places[folder], folder_size = shards.merge(records, folder, partial, finished, tell)
+        files[folder], places[folder], folder_size = shards.merge(
+            records, folder, partial, finished, tell, dct=settings.has_dct(folder)
+        )
         size += folder_size
     stored = []
     for i, video in enumerate(video for video in videos if video.name in finished):
@@ -171,7 +174,7 @@ def _prepare(
         who = (video.name, video.label, video.group, dict(video.subsets))
         stored.append(StoredVideo(*who, facts.frames, *size_px, facts.bound_px, facts.source_bytes, **where))
     dataset = _describe(video_list, settings, tuple(stored), files, size, len(aside))
-    shards.write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
+    write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
     return dataset
 
 
@@ -231,7 +234,7 @@ def _describe(
     flow = None
     if "flow" in settings.folders:
         version = "" if settings.given else cv2.__version__
-        flow = FlowSettings(settings.method, settings.bound_px, settings.backward, version)
+        flow = FlowSettings(settings.method, settings.bound_px, settings.backward, version, *settings.coding)
     counts = {
         "videos": len(stored),
         "frames": sum(video.frames for video in stored),

@@ -9,8 +9,8 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from input_pipeline.safe_files import write_atomically
 from input_pipeline.schema import UserError, first_line
-from input_pipeline.shards import write_atomically
 from input_pipeline.still_images import StillImage
 from input_pipeline.video_list import Video
 

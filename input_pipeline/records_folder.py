@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from input_pipeline import shards
 from input_pipeline.changes import shown_settings
 from input_pipeline.dataset_file import DATASET_FILE
 from input_pipeline.folder_lock import LOCK_FILE, folder_lock
+from input_pipeline.safe_files import write_atomically
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import VideoList
@@ -72,7 +72,7 @@ def check_interrupted(partial: Path, video_list: VideoList, settings: PrepareSet
             f"data.records={partial.parent}: holds an interrupted run with {differing} {found.get(differing)}, now "
             f"{wanted[differing]}; finish it as it was, choose another data.records, or delete the folder"
         )
-    shards.write_atomically(file, json.dumps(wanted))
+    write_atomically(file, json.dumps(wanted))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Keys, shapes, dtypes and units of records and batches; the flow <-> uint8 formula.
 
-A batch is a dict of NumPy arrays, all of whose first axis is the sample B. It stays uint8 until the jitted step:
+A batch is a dict of NumPy arrays, all of whose first axis is the sample B. It stays in bytes until the jitted step:
 
 | key         | shape              | dtype   | what                                                                    |
 |-------------|--------------------|---------|-------------------------------------------------------------------------|
@@ -17,9 +17,20 @@ A batch is a dict of NumPy arrays, all of whose first axis is the sample B. It s
 | `weight`    | [B]                | float32 | 1 for a sample, 0 for padding                                           |
 
 A batch holds `rgb`, or `flow` with `mean` and `bound`, or both, by the streams of the net. T is 1 for single-frame nets.
+
+Flow of DCT records (`data.codec=dct`) comes as coefficients instead, of the P planes that some of the records hold (`dct`):
+
+| key         | shape                    | dtype   | what                                                              |
+|-------------|--------------------------|---------|-------------------------------------------------------------------|
+| `flow`      | [B, T, L, 2, P, n, m]    | int8    | planes of n x m blocks of 8 px: the window, or more               |
+| `steps`     | [B, P]                   | float32 | px that one unit of each plane stands for                         |
+| `zero`      | [B]                      | float32 | px that zero coefficients stand for                               |
+
+Their windows begin at whole blocks, that is at multiples of 8 px, and `crop` says where in one the crop lies.
+
 The L fields of a bi-directional stack are L/2 forward ones, of frames t, t + 1, ..., then L/2 backward ones, of frames t,
-t - 1, ..., each pointing to the frame before it. The window of a training sample is its crop, or the whole frame where
-trajectories are followed out of the crop.
+t - 1, ..., each pointing to the frame before it. The window of a training sample is its crop (of DCT records the blocks
+that hold it), or the whole frame where trajectories are followed out of the crop.
 """
 
 from __future__ import annotations
@@ -34,6 +45,7 @@ SCHEMA_VERSION = 2
 STREAMS = ("rgb", "flow")
 SUBSETS = ("train", "validation", "test")
 FLOW_METHODS = ("tvl1", "dis", "farneback", "deepflow", "none")
+CODECS = ("jpeg", "dct")
 
 
 # Of a string this many characters, of a number that many digits, of a list six items.

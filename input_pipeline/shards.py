@@ -6,14 +6,15 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from input_pipeline import dct_store
 from input_pipeline.dataset_file import RecordFile
+from input_pipeline.safe_files import replace_safely, write_atomically
 from input_pipeline.schema import UserError
 
 # Few enough files for a whole data set, small enough to copy one by one.
@@ -21,6 +22,8 @@ SHARD_BYTES = 256 * 2**20
 
 # One record a chunk: a random read then decompresses nothing but its own record.
 _WRITER_OPTIONS = "group_size:1"
+
+_SUFFIXES = {False: "array_record", True: "dct"}  # of record files, by whether they hold DCT records
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,6 @@ class FinishedVideo:
     records: dict[str, int]  # folder ("rgb", "flow", ...) -> number of records
     sizes: dict[str, int]  # folder -> bytes of its records
     source_bytes: int  # size of what it was made from
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Write a text file so that whoever looks finds the whole of it or none."""
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    replace_safely(aside, path)
-
-
-def replace_safely(aside: pathlib.Path, path: pathlib.Path) -> None:
-    """Give a finished file its name, once the disk has it: a power cut then leaves the old file or the new one."""
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_finished(
@@ -136,8 +120,13 @@ def finished_records(partial: pathlib.Path, name: str, folder: str, length: int)
     return content
 
 
+def write_record_file(file: pathlib.Path, content: Iterable[bytes], *, dct: bool, sha256: str | None = None) -> str:
+    """Write a file of DCT records or an ArrayRecord file; see `dct_store.write_file` and `write_shard`."""
+    return dct_store.write_file(file, content, sha256) if dct else write_shard(file, content, sha256)
+
+
 def write_shard(file: pathlib.Path, content: Iterable[bytes], sha256: str | None = None) -> str:
-    """Write a record file so that it appears when whole; return its SHA-256.
+    """Write an ArrayRecord file so that it appears when whole; return its SHA-256.
 
     With `sha256`, a file of another checksum never appears: ValueError. Raises OSError when the disk refuses.
     """
@@ -163,30 +152,33 @@ def merge(
     partial: pathlib.Path,
     finished: dict[str, FinishedVideo],
     on_video: Callable[[str], None],
+    *,
+    dct: bool,
 ) -> tuple[tuple[RecordFile, ...], list[tuple[int, int]], int]:
-    """Write one folder's record files and tensorflow-datasets' two JSON files beside them.
+    """Write one folder's record files: of DCT records, or with tensorflow-datasets' two JSON files beside them.
 
     `finished` is in the order in which videos are stored; `on_video` is told each name. Returns (files, [(file's number,
     first record) of each video], bytes of the files). Takes as much disk again as the finished videos do. Raises OSError.
     """
     target = records / folder
     target.mkdir(exist_ok=True)
-    for leftover in target.glob(f"{folder}-all.array_record-*"):
+    for leftover in target.glob(f"{folder}-all.{_SUFFIXES[dct]}-*"):
         leftover.unlink()
     shards = plan_shards([video.sizes[folder] for video in finished.values()])
     names, count = list(finished), shards[-1] + 1
     files, places, size = [], [], 0
     for number, pairs in itertools.groupby(zip(shards, names, strict=True), key=lambda pair: pair[0]):
         inside = [name for _, name in pairs]
-        file = target / f"{folder}-all.array_record-{number:05d}-of-{count:05d}"
+        file = target / f"{folder}-all.{_SUFFIXES[dct]}-{number:05d}-of-{count:05d}"
         lengths = {name: finished[name].records[folder] for name in inside}
-        sha256 = write_shard(file, _finished_records(partial, folder, lengths, on_video))
+        sha256 = write_record_file(file, _finished_records(partial, folder, lengths, on_video), dct=dct)
         firsts = [0, *_running_sums(lengths.values())]
         places += [(number, first) for first in firsts[:-1]]
         files.append(RecordFile(file.name, firsts[-1], sha256))
         size += file.stat().st_size
-    for name, text in tfds_metadata(folder, files, size).items():
-        write_atomically(target / name, text)
+    if not dct:
+        for name, text in tfds_metadata(folder, files, size).items():
+            write_atomically(target / name, text)
     return tuple(files), places, size
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from input_pipeline import codecs, shards
+from input_pipeline import codecs, dct, dct_jpeg, dct_record, shards
 from input_pipeline.jpeg_video import take_over
 from input_pipeline.opencv_flow import compute_flow, grey
 from input_pipeline.quarantine import SetAside, content_of
-from input_pipeline.schema import FLOW_METHODS, SCHEMA_VERSION, UserError, quantise_flow
+from input_pipeline.schema import CODECS, FLOW_METHODS, SCHEMA_VERSION, UserError, quantise_flow
 from input_pipeline.video_list import Video
 from input_pipeline.videos import iterate_frames
 
@@ -29,7 +29,7 @@ _PAIRS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What of the config decides over records: `data.short_side`, `flow.*`, and how the work is run."""
+    """What of the config decides over records: `data.short_side`, `data.codec`, `flow.*`, and how the work is run."""
 
     short_side: int  # px
     method: str  # one of schema.FLOW_METHODS; none stores RGB only, "given" is flow that lies there as JPEGs
@@ -38,6 +38,8 @@ class PrepareSettings:
     max_bad_fraction: float
     processes: int  # 0: one a core
     given: tuple[str, ...] = ()  # streams that lie there as JPEGs and are taken over (VideoList.given); () decodes
+    codec: str = "jpeg"  # one of schema.CODECS: how flow is stored
+    dct_planes: int = dct.POSITIONS  # positions of a block that DCT records keep; taken over, they keep all
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -48,10 +50,25 @@ class PrepareSettings:
             return ("rgb",)
         return ("rgb", "flow", "flow_backward") if self.backward else ("rgb", "flow")
 
+    def has_dct(self, folder: str) -> bool:
+        """Return whether a folder is filled with DCT records; frames are JPEGs always."""
+        return folder != "rgb" and self.codec == "dct"
+
+    @property
+    def coding(self) -> tuple:
+        """What DCT records depend on: ("dct", positions kept); () where JPEGs alone are stored."""
+        return ("dct", self.dct_planes) if any(map(self.has_dct, self.folders)) else ()
+
 
 def check_settings(settings: PrepareSettings) -> None:
-    """Raise UserError, naming the key, for settings that make no sense."""
+    """Raise UserError, naming the key, for settings that make no sense, or that need a package which is not there."""
+    if settings.codec not in CODECS:
+        raise UserError(f"data.codec: {settings.codec!r} is unknown; choose one of {', '.join(CODECS)}")
+    if not 1 <= settings.dct_planes <= dct.POSITIONS:
+        raise UserError(f"data.dct_planes: {settings.dct_planes}; give 1 to {dct.POSITIONS}")
     if settings.given:
+        if settings.coding:
+            dct_jpeg.check_installed()
         if "flow" in settings.given and not (np.isfinite(settings.bound_px) and settings.bound_px > 0):
             raise UserError(
                 f"data.jpeg_bound_px={settings.bound_px}: flow JPEGs do not say it, so state the px that the extractor "
@@ -96,7 +113,7 @@ def _state(video: Video) -> tuple[int, int]:
 def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:
     """Return a video's records, whatever it comes from. Raises UserError ("<path>: <reason>") where it cannot be used."""
     if settings.given:
-        return take_over(video, settings.bound_px)
+        return take_over(video, settings.bound_px, dct=bool(settings.coding))
     encoded = encode_video(video.name, iterate_video(video, settings.short_side), settings)
     if settings.method != "none" and encoded.frames < 2:
         raise UserError("one frame; at least 2 are needed for flow")
@@ -135,7 +152,7 @@ class _Fields:
     """
 
     def __init__(self, name: str, settings: PrepareSettings):
-        self._name, self._method = name, settings.method
+        self._name, self._method, self._settings = name, settings.method, settings
         self._records: dict[str, list[bytes]] = {folder: [] for folder in settings.folders[1:]}
         self._held: dict[str, list[np.ndarray]] = {folder: [] for folder in settings.folders[1:]}
         self._largest = _SMALLEST_BOUND_PX
@@ -167,9 +184,16 @@ class _Fields:
     def _encode(self, folder: str, flow: np.ndarray) -> None:
         records = self._records[folder]
         for field in flow:
-            x, y = codecs.encode_field(quantise_flow(field, self.bound_px).transpose(2, 0, 1))
-            mean = codecs.mean_of_stored(x, y, self.bound_px)
-            records.append(codecs.serialise_field(self._name, len(records), x, y, mean))
+            records.append(_field_record(self._name, len(records), field, self.bound_px, self._settings))
+
+
+def _field_record(name: str, index: int, flow: np.ndarray, bound_px: float, settings: PrepareSettings) -> bytes:
+    if settings.codec == "jpeg":
+        x, y = codecs.encode_field(quantise_flow(flow, bound_px).transpose(2, 0, 1))
+        return codecs.serialise_field(name, index, x, y, codecs.mean_of_stored(x, y, bound_px))
+    coefficients, size = dct.code_field(flow, bound_px, settings.dct_planes), flow.shape[:2]
+    mean = dct.mean_of_coded(coefficients, dct.OWN_CODING, bound_px, size)
+    return dct_record.serialise_field(name, index, coefficients, dct.OWN_CODING, mean, size)
 
 
 def fingerprint(video: Video, settings: PrepareSettings) -> str:
@@ -178,7 +202,8 @@ def fingerprint(video: Video, settings: PrepareSettings) -> str:
     made_how = (settings.short_side, settings.method, settings.bound_px, settings.backward)
     if settings.given:
         made_how = (settings.given, settings.bound_px, video.source.spare_field)
-    return hashlib.sha256(json.dumps([*made_by, *made_how, video.name, video.size_bytes()]).encode()).hexdigest()
+    what = [*made_by, *made_how, *settings.coding, video.name, video.size_bytes()]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 def _chunks(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:

@@ -1,13 +1,17 @@
-"""Reads and lays out one uint8 batch: JPEGs are decoded straight into their place, and nothing becomes float here."""
+"""Reads and lays out one batch: JPEGs are decoded, and DCT coefficients unpacked, straight into their place.
+
+Nothing becomes float here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from input_pipeline import sampling
+from input_pipeline import dct, sampling
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Window:
     bidirectional: bool = False  # half of the stack's fields are forward ones from the anchor, half backward ones
     clip_frames: int = 1
     whole: bool = False  # training: whole frames are read, as for testing, and the crop box lies within
+    planes: tuple[int, ...] = ()  # of DCT records, those that are read (`Records.planes`); () reads JPEGs
 
 
 def _empty_batch(window: Window, n: int) -> dict[str, np.ndarray]:
@@ -30,7 +35,13 @@ def _empty_batch(window: Window, n: int) -> dict[str, np.ndarray]:
     if "rgb" in window.streams:
         batch["rgb"] = np.zeros((n, time, window.height, window.width, 3), np.uint8)
     if "flow" in window.streams:
-        batch["flow"] = np.zeros((n, time, stack, 2, window.height, window.width), np.uint8)
+        if window.planes:
+            shape = (len(window.planes), window.height // dct.BLOCK, window.width // dct.BLOCK)
+            batch["flow"] = np.zeros((n, time, stack, 2, *shape), np.int8)
+            batch["steps"] = np.zeros((n, len(window.planes)), np.float32)
+            batch["zero"] = np.zeros(n, np.float32)
+        else:
+            batch["flow"] = np.zeros((n, time, stack, 2, window.height, window.width), np.uint8)
         batch["mean"] = np.zeros((n, time, stack, 2), np.float32)
         batch["bound"] = np.zeros(n, np.float32)
     return batch
@@ -44,11 +55,11 @@ def _place(target: np.ndarray, image: np.ndarray, y: int, x: int) -> tuple[int, 
 
 
 def read_windows(sources, videos, anchors, ys, xs, window: Window) -> dict[str, np.ndarray]:
-    """Return `rgb`, `flow`, `mean`, `bound` (by the window's streams) and `size` of a batch; see `schema`.
+    """Return `rgb`, `flow` and what goes with it (by the window's streams) and `size` of a batch; see `schema`.
 
     sources: the records of each sample, [B]; videos, anchors, ys, xs: integers [B], the position in these records, the
-    anchor frame, and the window's top left corner in the stored frame. A frame smaller than the window fills its top
-    left; `size` says how far.
+    anchor frame, and the window's top left corner in the stored frame, of DCT records at multiples of 8. A frame smaller
+    than the window fills its top left; `size` says how far.
     """
     batch = _empty_batch(window, len(videos))
     for b, (records, video, anchor, y, x) in enumerate(zip(sources, videos, anchors, ys, xs, strict=True)):
@@ -61,41 +72,59 @@ def read_windows(sources, videos, anchors, ys, xs, window: Window) -> dict[str, 
         if "flow" in window.streams:
             batch["bound"][b] = stored.bound_px
             for i, levels, means in zip(indices, batch["flow"][b], batch["mean"][b], strict=True):
-                batch["size"][b] = _read_stack(records, video, int(i), corner, window, levels, means)
+                batch["size"][b], coding = _read_stack(records, video, int(i), corner, window, levels, means)
+            if coding:
+                batch["steps"][b] = dct.px_steps(coding, window.planes, stored.bound_px)
+                batch["zero"][b] = dct.px_zero(coding, stored.bound_px)
     return batch
 
 
-def _read_stack(records, video: int, anchor: int, corner, window: Window, levels, means) -> tuple[int, int]:
-    """Fill in levels [L, 2, h, w] and means [L, 2] of one stack; return the height and width that were there."""
+def _read_stack(
+    records, video: int, anchor: int, corner, window: Window, levels, means
+) -> tuple[tuple[int, int], dct.Coding | None]:
+    """Fill in levels [L, 2, h, w], or planes [L, 2, P, n, m], and means [L, 2] of one stack.
+
+    Return the height and width that were there, and the coding of DCT records.
+    """
     frames = records.videos[video].frames
+    read = partial(_read_planes, window=window) if window.planes else _read_fields
     if not window.bidirectional:
         indices = sampling.field_indices(anchor, frames, window.stack, window.flow_offset)
-        return _read_fields(records, video, indices, False, corner, levels, means)
+        return read(records, video, indices, False, corner, levels, means)
     half = window.stack // 2
     forward = sampling.field_indices(anchor, frames, half, 0)
     backward = sampling.backward_indices(anchor, frames, half)
-    _read_fields(records, video, forward, False, corner, levels[:half], means[:half])
-    return _read_fields(records, video, backward, True, corner, levels[half:], means[half:])
+    read(records, video, forward, False, corner, levels[:half], means[:half])
+    return read(records, video, backward, True, corner, levels[half:], means[half:])
 
 
-def _read_fields(records, video: int, indices, backward: bool, corner, levels, means) -> tuple[int, int]:
+def _read_planes(records, video: int, indices, backward: bool, corner, planes, means, *, window: Window):
+    blocks = corner[0] // dct.BLOCK, corner[1] // dct.BLOCK
+    stack = records.read_planes(video, indices, window.planes, blocks, planes, backward)
+    means[:] = stack.means
+    return (min(window.height, stack.size[0] - corner[0]), min(window.width, stack.size[1] - corner[1])), stack.coding
+
+
+def _read_fields(records, video: int, indices, backward: bool, corner, levels, means):
     folder = "flow_backward" if backward else "flow"
     size = (0, 0)
     for k, (*jpegs, mean) in enumerate(records.field_jpegs(video, indices, backward)):
         for target, jpeg in zip(levels[k], jpegs, strict=True):
             size = _place(target, records.plane(jpeg, video, int(indices[k]), folder), *corner)
         means[k] = mean
-    return size
+    return size, None
 
 
 def train_batch(records: Sequence, draws: dict[str, np.ndarray], window: Window) -> dict[str, np.ndarray]:
     """Return the training batch of these draws (`sampling.mixed_indices`), from the `records` of each task.
 
-    The window is the crop, or the whole frame.
+    The window is the crop, the blocks that hold it, or the whole frame.
     """
     corners = np.stack([draws["y"], draws["x"]], axis=1)
-    origins = np.zeros_like(corners) if window.whole else corners
     sources = [records[task] for task in draws["task"]]
+    origins = np.zeros_like(corners) if window.whole else corners
+    if window.planes and not window.whole:
+        origins = _block_origins(sources, draws["video"], corners, window)
     batch = read_windows(sources, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window)
     n, side = len(corners), draws["crop"][:, None]
     batch["crop"] = np.concatenate([corners - origins, side, side], axis=1).astype(np.int32)
@@ -106,6 +135,17 @@ def train_batch(records: Sequence, draws: dict[str, np.ndarray], window: Window)
     batch["task"] = draws["task"].astype(np.int32)
     batch["weight"] = np.ones(n, np.float32)
     return batch
+
+
+def _block_origins(sources, videos, corners: np.ndarray, window: Window) -> np.ndarray:
+    """Return where windows of whole blocks begin that hold the crops at `corners`, int [B, 2] px (y, x)."""
+    origins = np.zeros_like(corners)
+    for origin, records, video, corner in zip(origins, sources, videos, corners, strict=True):
+        stored = records.videos[int(video)]
+        for axis, (side, shown) in enumerate(((stored.height, window.height), (stored.width, window.width))):
+            blocks = -(-side // dct.BLOCK)
+            origin[axis] = dct.BLOCK * dct.first_block(int(corner[axis]), blocks, shown // dct.BLOCK)
+    return origins
 
 
 def eval_batch(records, table: sampling.VideoTable, chunk: dict, window: Window) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from input_pipeline import dataset_file, shards
 from input_pipeline.changes import check_same_opencv, check_same_settings
 from input_pipeline.dataset_file import Dataset
 from input_pipeline.quarantine import SetAside
+from input_pipeline.safe_files import write_atomically
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.store import Records
@@ -94,7 +95,8 @@ def repair(damages: list[Damage], path: Path, partial: Path, find_videos: FindVi
             continue
         content = _mended_records(path, dataset, damage, places[damage.folder, damage.number], partial)
         try:
-            shards.write_shard(damage.file, content, dataset.files[damage.folder][damage.number].sha256)
+            sha256, dct = dataset.files[damage.folder][damage.number].sha256, dataset.has_dct(damage.folder)
+            shards.write_record_file(damage.file, content, dct=dct, sha256=sha256)
         except UserError:
             raise
         except ValueError as error:
@@ -125,11 +127,13 @@ def mend_metadata(path: Path) -> list[Path]:
     dataset = dataset_file.read_dataset(path)
     mended = []
     for folder, files in dataset.files.items():
+        if dataset.has_dct(folder):
+            continue
         size = sum((path / folder / file.file).stat().st_size for file in files)
         for name, text in shards.tfds_metadata(folder, files, size).items():
             file = path / folder / name
             if not file.is_file() or not _same_json(file, text):
-                shards.write_atomically(file, text)
+                write_atomically(file, text)
                 mended.append(file)
     return mended
 

@@ -67,7 +67,7 @@ def test_dataset_json_states_what_was_done(tmp_path):
         ("1",),
     )
     assert (dataset.streams, dataset.short_side, dataset.jpeg_quality) == (("rgb", "flow"), 32, 95)
-    assert dataclasses.astuple(dataset.flow) == ("dis", 8.0, False, cv2.__version__)
+    assert tuple(dataset.flow.plain().values()) == ("dis", 8.0, False, cv2.__version__)
     size = sum(path.stat().st_size for path in (tmp_path / "r").rglob("*array_record*"))
     # Clips of 4 + 5 + 6 + 7 frames.
     assert dataset.counts == {"videos": 4, "frames": 22, "pairs": 18, "quarantined": 0, "bytes": size}

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from tiny_clips import SETTINGS, hashes, listed, run, write_clip
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ from tiny_clips import SETTINGS
 from input_pipeline import prepare, shards
 shards.SHARD_BYTES = 30_000
 if __name__ == "__main__":
-    settings = dataclasses.replace(SETTINGS, processes=2, method="tvl1")
+    settings = dataclasses.replace(SETTINGS, processes=2, method="tvl1", codec=sys.argv[2])
     folder = pathlib.Path(sys.argv[1])
     prepare.prepare(clips(pathlib.Path({videos!r})), folder, settings, lambda *progress: None)
 """
@@ -37,18 +38,20 @@ def clips(folder):
     return listed(folder, names)
 
 
-def test_killed_at_random_moments(tmp_path, request, monkeypatch):
+@pytest.mark.parametrize("codec", ["jpeg", pytest.param("dct", marks=pytest.mark.slow)])
+def test_killed_at_random_moments(codec, tmp_path, request, monkeypatch):
     wanted = request.config.getoption("--kills")
     monkeypatch.setattr("input_pipeline.shards.SHARD_BYTES", 30_000)
     videos = clips(tmp_path / "v")
-    run(videos, tmp_path / "whole", dataclasses.replace(SETTINGS, method="tvl1"))
+    run(videos, tmp_path / "whole", dataclasses.replace(SETTINGS, method="tvl1", codec=codec))
     whole = hashes(tmp_path / "whole")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(REPOSITORY / "tests"), videos=str(tmp_path / "v")))
 
     def start(folder):
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        return subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, stderr=subprocess.PIPE)
+        command = [sys.executable, str(script), str(folder), codec]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
     begun = time.monotonic()
     assert start(tmp_path / "timed").wait() == 0

@@ -24,7 +24,7 @@ from twostream_jax.state import TrainState
 
 @dataclass(frozen=True)
 class Inputs:
-    """How a uint8 batch becomes the net's input (the config's `input` section, the part that the device needs)."""
+    """How a batch of bytes becomes the net's input (the config's `input` section, the part that the device needs)."""
 
     streams: tuple[str, ...]
     clip_frames: int
@@ -34,12 +34,13 @@ class Inputs:
     crop: int
     mean_subtraction: bool
     lighting: float
+    planes: tuple[int, ...] = ()  # of DCT records, those in the batch; () is flow in levels
 
     @classmethod
-    def of(cls, section) -> Inputs:
-        """Return the device's part of a config's `input` section."""
-        own = {field.name: section[field.name] for field in fields(cls)}
-        return cls(**own | {"streams": tuple(section.streams)})
+    def of(cls, section, planes: tuple[int, ...] = ()) -> Inputs:
+        """Return the device's part of a config's `input` section, for flow of these DCT planes."""
+        own = {field.name: section[field.name] for field in fields(cls) if field.name != "planes"}
+        return cls(**own | {"streams": tuple(section.streams), "planes": planes})
 
     @property
     def flow(self) -> dict[str, Any]:
@@ -48,6 +49,7 @@ class Inputs:
             "mean_subtraction": self.mean_subtraction,
             "stacking": self.stacking,
             "bidirectional": self.bidirectional,
+            "planes": self.planes,
         }
 
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base
-from input_pipeline.schema import FLOW_METHODS, SUBSETS, UserError, shown_name
+from input_pipeline.schema import CODECS, FLOW_METHODS, SUBSETS, UserError, shown_name
 
 KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
@@ -72,6 +72,11 @@ def _check_jpeg_folders(config) -> None:
     """Check what says how JPEGs are taken over; their size is known only once they are records."""
     _one_of("data.spare_field", config.data.spare_field, ("", "first", "last"))
     _at_least("data.jpeg_bound_px", config.data.jpeg_bound_px, 0)
+    if config.data.codec == "dct" and config.data.dct_planes != 64:
+        raise UserError(
+            f"data.dct_planes={config.data.dct_planes}: data.kind=jpeg_folders takes over all coefficients of the JPEGs; "
+            "set it to 64"
+        )
     if config.flow.backward:
         raise UserError(
             "flow.backward=True: data.kind=jpeg_folders takes over flow that is there and computes none; set it to False"
@@ -148,6 +153,7 @@ def _check_type(key: str, value, wanted) -> None:
 
 def _check_choices(config, streams_of_models) -> None:
     _one_of("data.kind", config.data.kind, KINDS)
+    _one_of("data.codec", config.data.codec, CODECS)
     _one_of("flow.method", config.flow.method, FLOW_METHODS)
     _one_of("model.name", config.model.name, tuple(streams_of_models))
     _one_of("model.init", config.model.init, ("he", "caffe"))
@@ -182,6 +188,8 @@ def _check_ranges(config) -> None:
     _share("model.dropout", config.model.dropout)
     _share("optim.momentum", config.optim.momentum)
     _share("data.validation_fraction", config.data.validation_fraction)
+    if not 1 <= config.data.dct_planes <= 64:
+        raise UserError(f"data.dct_planes={config.data.dct_planes}: must be 1 to 64, the coefficients of a block")
     if not 0 <= config.data.max_bad_fraction <= 1:
         raise UserError(f"data.max_bad_fraction={config.data.max_bad_fraction}: must be a share between 0 and 1")
     if config.model.width <= 0:

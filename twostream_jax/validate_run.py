@@ -20,8 +20,11 @@ FREE_ON_RESUME = (
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
     "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",
+    "data.codec", "data.dct_planes",
     "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
 )  # fmt: skip
+# What `FlowSettings.plain` leaves out.
+_FLOW_OF_JPEGS = {"flow.codec": "jpeg", "flow.dct_planes": 0}
 # Where a task's records lie, that is.
 TASK_RECORDS = re.compile(r"tasks\..+\.records")
 
@@ -101,7 +104,7 @@ def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
 
 def check_same_records(stored: dict, wanted: dict, workdir, section: str, records) -> None:
     """Refuse to continue a run on other records than a task of it began with (`Task.facts`), naming what differs."""
-    before, now = _flatten(stored), _flatten(wanted)
+    before, now = _FLOW_OF_JPEGS | _flatten(stored), _FLOW_OF_JPEGS | _flatten(wanted)
     changed = [key for key in (before | now) if before.get(key) != now.get(key)]
     if changed:
         # A checksum says nothing to the eye: it is shown only where nothing else differs.

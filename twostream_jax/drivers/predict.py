@@ -139,6 +139,7 @@ def _flow_method(config, records: Iterable[dict], workdir: Path) -> str:
 
 def _one_video(config, facts: dict, method: str, video: Path, folder: Path) -> Task:
     """Return the task of this one video, its records made as those that the net was trained on."""
+    flow = facts["flow"] or {}
     settings = PrepareSettings(
         short_side=facts["short_side"],
         method=method,
@@ -146,6 +147,8 @@ def _one_video(config, facts: dict, method: str, video: Path, folder: Path) -> T
         backward=method != "none" and config.input.bidirectional,
         max_bad_fraction=1.0,
         processes=1,
+        codec=flow.get("codec", "jpeg"),
+        dct_planes=flow.get("dct_planes", 64),
     )
     one = Video("video", video, 0, "video", {"1": "test"})
     videos = VideoList("predict", "csv", ("unknown",), ("1",), (one,))

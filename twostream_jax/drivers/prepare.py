@@ -78,6 +78,8 @@ def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
         backward=config.flow.backward,
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
+        codec=config.data.codec,
+        dct_planes=config.data.dct_planes,
     )
     if not given:
         return settings
@@ -120,6 +122,7 @@ def dataset_line(records: str, dataset: Dataset) -> str:
         holds.append(f"{counts['frames']} frames")
     if dataset.flow:
         method = "taken over" if dataset.flow.method == "given" else dataset.flow.method
-        holds.append(f"{counts['pairs']} flow pairs ({method})")
+        form = ", DCT" if dataset.flow.codec == "dct" else ""
+        holds.append(f"{counts['pairs']} flow pairs ({method}{form})")
     bad = f", {counts['quarantined']} set aside (see {records}/quarantine.jsonl)" if counts["quarantined"] else ""
     return f"{records}: {', '.join(holds)}, {size_words(counts['bytes'] / 1e9)}{bad}"

@@ -11,7 +11,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 
-from input_pipeline import pipeline, sampling, transforms
+from input_pipeline import dct, pipeline, sampling, transforms
 from twostream_jax import validate
 from twostream_jax.drivers.input_checks import check_input
 from twostream_jax.drivers.tasks import Task, open_tasks
@@ -54,7 +54,17 @@ class Setup:
     @cached_property
     def inputs(self) -> Inputs:
         """How batches become the net's input."""
-        return Inputs.of(self.config.input)
+        return Inputs.of(self.config.input, self.planes)
+
+    @cached_property
+    def planes(self) -> tuple[int, ...]:
+        """The DCT planes of the tasks' flow, together; () where it is stored as JPEGs, or none is read."""
+        section = self.config.input
+        if "flow" not in section.streams:
+            return ()
+        directions = (False, True) if section.bidirectional else (False,)
+        found = [task.records.planes(backward) for task in self.tasks for backward in directions]
+        return tuple(sorted(set().union(*found)))
 
     @cached_property
     def span(self) -> tuple[int, int]:
@@ -72,11 +82,15 @@ class Setup:
         """Return the window that is read for one training sample: a square of `side` px, or the whole frame.
 
         Trajectories leave the crop they start in. Their windows have the largest stored size, so that all are of one shape.
+        Of DCT records the square is the blocks that hold it wherever it lies, and the frame is all of its blocks.
         """
         section = self.config.input
         videos = [video for task in self.tasks for video in task.records.videos]
         whole = "flow" in section.streams and section.stacking == "trajectory"
         height, width = (max(v.height for v in videos), max(v.width for v in videos)) if whole else (side, side)
+        if self.planes:
+            blocks = (lambda px: -(-px // dct.BLOCK)) if whole else dct.window_blocks
+            height, width = dct.BLOCK * blocks(height), dct.BLOCK * blocks(width)
         return transforms.Window(
             tuple(section.streams),
             section.stack,
@@ -86,6 +100,7 @@ class Setup:
             bidirectional=section.bidirectional,
             clip_frames=section.clip_frames,
             whole=whole,
+            planes=self.planes,
         )
 
     def reading(self) -> pipeline.Reading:

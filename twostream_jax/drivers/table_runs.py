@@ -114,6 +114,11 @@ class Places:
         # One set of records for all tables, so that they share runs.
         if config.flow.method != "none" and config.data.kind != "jpeg_folders":
             config.flow.backward = any(net.data == place and net.bidirectional for net in all_nets())
+        # Stored in one way, so that two sets can be trained together.
+        main = self._configs["ucf101"].data
+        config.data.codec = main.codec
+        if config.data.kind != "jpeg_folders":
+            config.data.dct_planes = main.dct_planes
         if self.tiny:
             config.data.short_side = TINY_SHORT_SIDE_PX
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Task:
             "checksum": stored.checksum,
             "videos": len(stored.videos),
             "short_side": stored.short_side,
-            "flow": asdict(stored.flow) if stored.flow else None,
+            "flow": stored.flow.plain() if stored.flow else None,
         }
 
     @cached_property
@@ -67,6 +67,8 @@ def open_tasks(config) -> tuple[Task, ...]:
     for task in tasks:
         for other in tasks:
             _check_apart(task, other)
+    if "flow" in config.input.streams:
+        _check_one_codec(tasks)
     return tasks
 
 
@@ -94,6 +96,17 @@ def _open(config, section: str, settings: ConfigDict) -> Task:
     )
     name = stored.name if section == "data" else section.removeprefix("tasks.")
     return Task(name, section, settings, records, chosen)
+
+
+def _check_one_codec(tasks: tuple[Task, ...]) -> None:
+    """Refuse tasks whose flow is stored in two ways: a batch is of one."""
+    by_codec = {task.records.dataset.flow.codec: task for task in tasks}
+    if len(by_codec) > 1:
+        jpeg, dct = by_codec["jpeg"], by_codec["dct"]
+        raise UserError(
+            f"{dct.section}.records={dct.settings.records}: holds flow as DCT records, {jpeg.section}.records="
+            f"{jpeg.settings.records} as JPEGs, and one run reads one of the two; prepare both with the same data.codec"
+        )
 
 
 def _check_apart(task: Task, other: Task) -> None:

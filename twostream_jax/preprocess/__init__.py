@@ -1,4 +1,4 @@
-"""uint8 batches (`input_pipeline.schema`) -> float32 network inputs, inside jit. Pure functions of arrays.
+"""Batches of bytes (`input_pipeline.schema`) -> float32 network inputs, inside jit. Pure functions of arrays.
 
 The result equals, in this order: dequantise, stack (trajectories over the whole field), subtract means, crop, flip. What is
 done in another order here is cheaper on uint8 and proven equal by a test.
@@ -14,9 +14,12 @@ import jax.numpy as jnp
 
 from twostream_jax.preprocess.colour import lighting, normalise_rgb
 from twostream_jax.preprocess.crops import CENTRE, centre_crop, crop_windows, ten_crops
-from twostream_jax.preprocess.dequantise import FLOW_SCALE_PX, dequantise
+from twostream_jax.preprocess.dequantise import FLOW_SCALE_PX, dequantise, dequantise_dct
 from twostream_jax.preprocess.stacking import bidirectional_stack, flip_flow, stack_flow, subtract_mean_flow
 from twostream_jax.preprocess.trajectories import follow, trajectory_stack
+
+# Values [B, ...] of stored fields -> px.
+ToPx = Callable[[jax.Array], jax.Array]
 
 __all__ = [
     "CENTRE",
@@ -44,32 +47,35 @@ def train_inputs(
     lighting_std: float,
     stacking: str = "flow",
     bidirectional: bool = False,
+    planes: tuple[int, ...] = (),
 ) -> dict[str, jax.Array]:
     """Return {"rgb": [B, T, crop, crop, 3]} and / or {"flow": [B, T, crop, crop, 2L]}, by the streams in `batch`.
 
     The crop box of each sample is cut out, what `flip` marks is mirrored (d^x negated), RGB gets its lighting draw
     (none with lighting_std 0); both come out near zero mean and unit variance. With stacking "trajectory" (else "flow")
-    windows are whole fields, and the crop box is where the trajectories start.
+    windows are whole fields, and the crop box is where the trajectories start. `planes` are those of flow in DCT
+    coefficients; () takes levels.
     """
     flip = batch["flip"][:, None, None, None, None]
     inputs = {}
     if "rgb" in batch:
-        planes = crop_windows(jnp.moveaxis(batch["rgb"], -1, -3), batch["crop"], crop)
-        rgb = jnp.moveaxis(planes, -3, -1).astype(jnp.float32)
+        colours = crop_windows(jnp.moveaxis(batch["rgb"], -1, -3), batch["crop"], crop)
+        rgb = jnp.moveaxis(colours, -3, -1).astype(jnp.float32)
         if lighting_std > 0:
             rgb = lighting(rgb, batch["lighting"], lighting_std)
         rgb = normalise_rgb(rgb)
         inputs["rgb"] = jnp.where(flip, rgb[..., ::-1, :], rgb)
     if "flow" in batch:
+        fields, to_px = _fields(batch, planes)
         if stacking == "trajectory":
             # Only the box's points are followed, which is cheaper than cropping whole stacks.
-            stack = partial(_trajectories, batch=batch, corners=batch["crop"][:, :2], shape=(crop, crop))
-            levels = batch["flow"]
+            corners, shape = batch["crop"][:, :2], (crop, crop)
+            stack = partial(_trajectories, to_px=to_px, sizes=batch["size"], corners=corners, shape=shape)
         else:
-            stack = partial(_plain, batch=batch)
-            levels = crop_windows(batch["flow"], batch["crop"], crop)
+            stack = partial(_plain, to_px=to_px)
+            fields = crop_windows(fields, batch["crop"], crop)
         # The mean is the whole field's, so that it may be taken off after the crop.
-        flow = _flow_stack(levels, batch, stack, mean_subtraction, bidirectional)
+        flow = _flow_stack(fields, batch, stack, mean_subtraction, bidirectional)
         inputs["flow"] = jnp.where(flip, flip_flow(flow), flow)
     return inputs
 
@@ -82,33 +88,42 @@ def eval_inputs(
     crops: int,
     stacking: str = "flow",
     bidirectional: bool = False,
+    planes: tuple[int, ...] = (),
 ) -> dict[str, jax.Array]:
     """Return {stream: [B * crops, T, crop, crop, C]}, a sample's crops next to each other, by the streams in `batch`.
 
-    crops is 10 (`ten_crops` in its order, of the valid region `size`) or 1 (the centre).
+    crops is 10 (`ten_crops` in its order, of the valid region `size`) or 1 (the centre); `planes` as in `train_inputs`.
     """
     inputs = {}
     if "rgb" in batch:
         inputs["rgb"] = _eval_crops(normalise_rgb(batch["rgb"]), batch["size"], crop, crops, flow=False)
     if "flow" in batch:
-        levels = batch["flow"]
-        stack = partial(_plain, batch=batch)
+        fields, to_px = _fields(batch, planes)
+        stack = partial(_plain, to_px=to_px)
         if stacking == "trajectory":
-            stack = partial(_trajectories, batch=batch, corners=jnp.zeros_like(batch["size"]), shape=levels.shape[-2:])
-        flow = _flow_stack(levels, batch, stack, mean_subtraction, bidirectional)
+            sizes, corners = batch["size"], jnp.zeros_like(batch["size"])
+            stack = partial(_trajectories, to_px=to_px, sizes=sizes, corners=corners, shape=fields.shape[-2:])
+        flow = _flow_stack(fields, batch, stack, mean_subtraction, bidirectional)
         inputs["flow"] = _eval_crops(flow, batch["size"], crop, crops, flow=True)
     return inputs
 
 
+def _fields(batch: Mapping[str, jax.Array], planes: tuple[int, ...]) -> tuple[jax.Array, ToPx]:
+    """Return planar fields [B, T, L, 2, H, W], and what makes px of values [B, ...] of them; levels stay uint8 so long."""
+    if not planes:
+        return batch["flow"], partial(dequantise, bound=batch["bound"])
+    return dequantise_dct(batch["flow"], batch["steps"], batch["zero"], batch["bound"], planes), lambda px: px
+
+
 def _flow_stack(
-    levels: jax.Array,
+    fields: jax.Array,
     batch: Mapping[str, jax.Array],
     stack: Callable[[jax.Array], jax.Array],
     mean_subtraction: bool,
     bidirectional: bool,
 ) -> jax.Array:
-    """Return float32 [B, T, h, w, 2L] in units of FLOW_SCALE_PX of planar uint8 levels [B, T, L, 2, H, W]."""
-    fields = jnp.moveaxis(levels, -3, -1)
+    """Return float32 [B, T, h, w, 2L] in units of FLOW_SCALE_PX of planar fields [B, T, L, 2, H, W]."""
+    fields = jnp.moveaxis(fields, -3, -1)
     flow = bidirectional_stack(fields, stack) if bidirectional else stack(fields)
     if mean_subtraction:
         mean = batch["mean"]
@@ -116,20 +131,22 @@ def _flow_stack(
     return flow * jnp.float32(1.0 / FLOW_SCALE_PX)
 
 
-def _plain(fields: jax.Array, *, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Return px [B, T, H, W, 2L] of levels [B, T, L, H, W, 2]; stacking before dequantising moves a quarter of the bytes."""
-    return dequantise(stack_flow(fields), batch["bound"])
+def _plain(fields: jax.Array, *, to_px: ToPx) -> jax.Array:
+    """Return px [B, T, H, W, 2L] of fields [B, T, L, H, W, 2]; stacking before dequantising moves a quarter of the bytes."""
+    return to_px(stack_flow(fields))
 
 
 def _trajectories(
-    fields: jax.Array, *, batch: Mapping[str, jax.Array], corners: jax.Array, shape: tuple[int, int]
+    fields: jax.Array, *, to_px: ToPx, sizes: jax.Array, corners: jax.Array, shape: tuple[int, int]
 ) -> jax.Array:
-    """Return px [B, T, h, w, 2L] of levels [B, T, L, H, W, 2] along the paths from boxes of `shape` at corners [B, 2]."""
+    """Return px [B, T, h, w, 2L] of fields [B, T, L, H, W, 2] along the paths from boxes of `shape` at corners [B, 2]."""
     count, time = fields.shape[:2]
-    bound, sizes, corners = (jnp.repeat(value, time, axis=0) for value in (batch["bound"], batch["size"], corners))
-    stacks = follow(
-        fields.reshape(-1, *fields.shape[2:]), corners, shape, sizes, lambda values: dequantise(values, bound)
-    )
+    sizes, corners = (jnp.repeat(value, time, axis=0) for value in (sizes, corners))
+
+    def clips_to_px(values: jax.Array) -> jax.Array:
+        return to_px(values.reshape(count, time, *values.shape[1:])).reshape(values.shape)
+
+    stacks = follow(fields.reshape(-1, *fields.shape[2:]), corners, shape, sizes, clips_to_px)
     return stacks.reshape(count, time, *stacks.shape[1:])
 
 
