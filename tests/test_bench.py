@@ -109,7 +109,7 @@ def test_the_peer_makes_the_same_step(small):
 
 def test_a_bench_prints_its_table_and_leaves_every_round(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_run, "ROUNDS", 2)
-    monkeypatch.setattr(bench_step, "PEERS", {"PyTorch": (False, False)})
+    monkeypatch.setattr(bench_step, "PEERS", {"PyTorch": (False, False, True)})
     result = bench_run.bench(["step"], small, tmp_path)
     stored = json.loads((tmp_path / "bench.json").read_text())
     assert stored["benches"]["step"]["wall_s"] == result["benches"]["step"]["wall_s"]

@@ -13,6 +13,7 @@ from absl import flags
 
 from input_pipeline.schema import UserError, first_line, one_line
 from twostream_jax import cli_config
+from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 
 # Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
 MODES = {
@@ -28,6 +29,8 @@ MODES = {
 }
 # Those that go on where they were stopped.
 RESUMED = ("train", "prepare", "demo", "table")
+# Those that run nets.
+COMPUTING = ("demo", "train", "eval", "table", "predict")
 
 USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DIR] [--config.section.key=value ...]
 
@@ -116,6 +119,8 @@ def _run(arguments: list[str]) -> None:
             fit = ", ".join(other for other, taken in MODES.items() if name in taken)
             raise UserError(f"--{name}: mode {mode} does not take it, only {fit}")
     _quiet_libraries()
+    if mode in COMPUTING and computes_on_cpu():
+        keep_freed_memory()
     if any(values[name].present for name in ("coordinator", "num_processes", "process_id")):
         from twostream_jax.mesh import start_processes
 
