@@ -33,20 +33,27 @@ class StridedConv(nn.Module):
         return y + bias.astype(self.dtype)[None, None, None, :]
 
 
-@jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the convolution [N, h, w, M] of x [N, H, W, C] and kernel [kh, kw, C, M] at stride 2, without padding.
+    """Return the convolution [N, h, w, M] of x [N, H, W, C] and kernel [kh, kw, C, M] at stride 2, without padding."""
+    return (_plain if x.shape[-1] < FEWEST_CHANNELS else _convolve_many)(x, kernel)
+
+
+def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (STRIDE, STRIDE), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def _convolve_many(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return the convolution where there are many channels.
 
     When it is to be differentiated, a CPU computes it and its kernel's gradient as matrix products: twice as fast at 20
     channels, for memory of kw times half the input and kh times the output, which the many crops of a test should not take.
     """
-    return lax.conv_general_dilated(x, kernel, (STRIDE, STRIDE), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return _plain(x, kernel)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    if x.shape[-1] < FEWEST_CHANNELS:
-        return convolve(x, kernel), (x, kernel)
-    out = lax.platform_dependent(x, kernel, cpu=as_products, default=convolve)
+    out = lax.platform_dependent(x, kernel, cpu=as_products, default=_plain)
     # Else XLA makes the sums of the products anew for everyone who reads them.
     return lax.optimization_barrier(out), (x, kernel)
 
@@ -54,15 +61,12 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
 def _backward(residuals: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # Of conv1's input nobody asks for the gradient: what is not used falls away.
-    of_x, of_kernel = jax.vjp(convolve.fun, x, kernel)[1](grad)
-    if x.shape[-1] >= FEWEST_CHANNELS:
-        of_kernel = lax.platform_dependent(
-            x, grad, of_kernel, cpu=partial(_kernel_products, kernel.shape), default=lambda x, grad, plain: plain
-        )
-    return of_x, of_kernel
+    of_x, of_kernel = jax.vjp(_plain, x, kernel)[1](grad)
+    products = partial(_kernel_products, kernel.shape)
+    return of_x, lax.platform_dependent(x, grad, of_kernel, cpu=products, default=lambda x, grad, plain: plain)
 
 
-convolve.defvjp(_forward, _backward)
+_convolve_many.defvjp(_forward, _backward)
 
 
 def as_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
