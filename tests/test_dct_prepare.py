@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from jpeg_sets import jpeg, write_video
-from tiny_clips import SETTINGS, hashes, listed, run, tiny_list, write_clip
+from tiny_clips import SETTINGS, hashes, listed, run, tiny_list, verify_lines, write_clip
 
-from input_pipeline import dataset_file, dct, prepare, shards, stages
+from input_pipeline import dataset_file, dct, shards, stages
 from input_pipeline.codecs import decode_grey
 from input_pipeline.dataset_file import read_dataset
 from input_pipeline.estimate import estimate
@@ -43,10 +43,7 @@ def copy(made, tmp_path):
 
 
 def check(videos, records, settings=DCT):
-    """Return the lines that --verify says."""
-    said = []
-    prepare.verify(records, lambda: (videos, settings), lambda *progress: None, said.append)
-    return said
+    return verify_lines(videos, records, settings)
 
 
 def test_records_hold_the_flow_of_the_video(made):

@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 
 import pytest
-from tiny_clips import SETTINGS, hashes, run, tiny_list, write_clip
+from tiny_clips import SETTINGS, hashes, run, tiny_list, verify_lines, write_clip
 
 from input_pipeline import dataset_file, prepare, shards, stages
 from input_pipeline.dataset_file import read_dataset
@@ -33,10 +33,7 @@ def copy(made, tmp_path):
 
 
 def check(videos, records, settings=BACKWARD):
-    """Return the lines that --verify says."""
-    said = []
-    prepare.verify(records, lambda: (videos, settings), lambda *progress: None, said.append)
-    return said
+    return verify_lines(videos, records, settings)
 
 
 def flip(file, after=b"\xff\xd8\xff", offset=200):

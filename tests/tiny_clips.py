@@ -45,6 +45,13 @@ def run(videos, records, settings=SETTINGS, **changes):
     return prepare.prepare(videos, records, dataclasses.replace(settings, **changes), lambda *progress: None)
 
 
+def verify_lines(videos, records, settings):
+    """Return the lines that --verify says."""
+    said = []
+    prepare.verify(records, lambda: (videos, settings), lambda *progress: None, said.append)
+    return said
+
+
 def sealed(text):
     """Return an edited dataset.json with the checksum that it would have been written with."""
     plain = json.loads(text)
