@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-# What a builder may raise where its library is not installed or cannot do this here: said in the table, not a failure.
+# Returns the function that is timed, and facts about it. What it raises, as without its library, is told in the table.
 Builder = Callable[..., tuple[Callable[[], object], dict]]
 
 

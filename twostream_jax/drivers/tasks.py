@@ -30,6 +30,11 @@ class Task:
         return self.records.dataset.classes
 
     @property
+    def share(self) -> float:
+        """Its part of each batch, relative to the other tasks'."""
+        return self.settings.get("share", 1.0)  # `data` has none: it is alone
+
+    @property
     def facts(self) -> dict:
         """What of the records a checkpoint must remember: identity, and how to make the same from a new video."""
         stored = self.records.dataset

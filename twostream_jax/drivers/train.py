@@ -192,7 +192,7 @@ class _Run:
         section = self.config.input
         before, after = self.setup.span
         tables = tuple(task.table("train") for task in self.setup.tasks)
-        shares = tuple(task.settings.get("share", 1.0) for task in self.setup.tasks)
+        shares = tuple(task.share for task in self.setup.tasks)
         batch_size, seed = self.config.train.batch_size, self.config.seed
         return pipeline.DrawBatch(tables, batch_size, before, after, section.crop, section.flip, seed, shares)
 
@@ -248,11 +248,11 @@ def _own_videos(setup: Setup) -> dict[str, str]:
 
 
 def _print_plan(setup: Setup, mesh, start: int) -> None:
-    config, shares = setup.config, sum(task.settings.get("share", 1.0) for task in setup.tasks)
+    config, shares = setup.config, sum(task.share for task in setup.tasks)
     for task in setup.tasks:
         videos = task.positions
         split = f"split {task.settings.split}" if task.settings.split else "all splits together"
-        part = f", {task.settings.share / shares:.0%} of each batch" if len(setup.tasks) > 1 else ""
+        part = f", {task.share / shares:.0%} of each batch" if len(setup.tasks) > 1 else ""
         print(
             f"{config.model.name}, width {config.model.width:g}, on {task.name} {split}: {len(videos['train'])} training "
             f"videos, {len(videos['validation'])} held out, {len(task.classes)} classes{part}"
