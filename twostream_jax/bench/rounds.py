@@ -43,6 +43,20 @@ class Rounds:
         return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
+def time_lines(found: dict, samples: int) -> list[str]:
+    """Return a line for each contestant: median and range of the wall time, median of the CPU time, samples a second.
+
+    found: `wall_s`, `cpu_s` and `missing` of some `Rounds`; samples: how many one round of each goes through.
+    """
+    width = max(map(len, (*found["wall_s"], *found["missing"])))
+    lines = []
+    for who, seconds in found["wall_s"].items():
+        median, cpu = statistics.median(seconds), statistics.median(found["cpu_s"][who])
+        wall = f"{1e3 * median:8.1f} ms [{1e3 * min(seconds):.0f} to {1e3 * max(seconds):.0f}]"
+        lines.append(f"  {who:<{width}} {wall}, CPU {1e3 * cpu:.1f} ms, {samples / median:.1f} samples/s")
+    return lines + [f"  {who:<{width}} cannot be had: {why}" for who, why in found["missing"].items()]
+
+
 def interleave(
     contestants: Mapping[str, tuple[Builder, tuple]], rounds: int, on_progress: Callable[[int, int], None]
 ) -> Rounds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax import steps
 from twostream_jax.bench.machine import measured_peak
-from twostream_jax.bench.rounds import Builder, interleave
+from twostream_jax.bench.rounds import Builder, interleave, time_lines
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 from twostream_jax.models import build_model
 from twostream_jax.optim import make_optimizer
@@ -29,7 +30,7 @@ PEERS = {
 }
 
 
-def bench_step(config, rounds: int) -> dict:
+def bench_step(config, rounds: int, workdir: Path) -> dict:
     """Return every round's seconds a step, XLA's count of FLOPs, the share of the measured peak and the ratio to the peer.
 
     The peer is the fastest of `PEERS` in this run; without PyTorch there is none, and `missing` says why.
@@ -58,6 +59,19 @@ def bench_step(config, rounds: int) -> dict:
         "peer": peer,
         "ratio_to_peer": found.ratio(OURS, peer) if peer else None,
     }
+
+
+def step_lines(found: dict) -> list[str]:
+    """Return the lines that the terminal shows of `bench_step`."""
+    lines = [f"step: {found['net']}, batch of {found['batch_size']}, {found['dtype']}"]
+    lines += time_lines(found, found["batch_size"])
+    share = f"{100 * found['share_of_peak']:.0f} % of {found['peak_flops_per_second'] / 1e12:.3g} TFLOP/s measured"
+    lines.append(f"  {found['flops'] / 1e9:.1f} GFLOP a step, {found['flops_per_second'] / 1e12:.3g} TFLOP/s, {share}")
+    if found["peer"]:
+        lines.append(
+            f"  {found['ratio_to_peer']:.2f} of the time of {found['peer']}, the fastest peer (median over rounds)"
+        )
+    return lines
 
 
 def flow_batch(config) -> dict[str, np.ndarray]:
