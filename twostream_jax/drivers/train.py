@@ -18,10 +18,12 @@ from twostream_jax import mesh as meshes
 from twostream_jax import steps, validate, validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.bad_batch import NotFinite, bad_batch, refusal
+from twostream_jax.drivers.device_batches import DeviceBatches
 from twostream_jax.drivers.resume import nothing_left, resumable_steps, say_damaged
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.start_weights import Start, plan_start
+from twostream_jax.drivers.starving import starving_line, usable_cores
 from twostream_jax.drivers.step_lines import StepLines
 from twostream_jax.drivers.stop_signals import StopSignals
 from twostream_jax.drivers.tasks import Task
@@ -152,17 +154,20 @@ class _Run:
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
         rate = learning_rate(config.optim)
-        lines = StepLines(log, config.train.log_every, config.train.batch_size, rate, self.tasks)
+        every, batch_size = config.train.log_every, config.train.batch_size
+        lines = StepLines(log, every, batch_size, rate, self.tasks, on_starving=self._say_starving)
         draw = self._draw()
         progress.update(start, last)
         stop = StopSignals()
         try:
-            with contextlib.closing(self._batches(draw, start)) as batches:
+            with contextlib.closing(DeviceBatches(self._batches(draw, start), self.mesh)) as batches:
                 for step in range(start + 1, last + 1):
-                    batch = lines.timed(lambda: next(batches))
+                    batch = lines.timed(batches)
                     # Any copy between host and device that is not asked for by name is a mistake in here.
                     with jax.transfer_guard("disallow"):
-                        state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), self.step_key)
+                        state, metrics = step_of(state, batch, self.step_key)
+                    # The step keeps its batch for as long as it runs, and nobody longer.
+                    del batch
                     lines.add(step, metrics)
                     # Read once: what comes after this is granted after the next step, which then is saved.
                     ends = bool(stop.wanted)
@@ -181,6 +186,18 @@ class _Run:
             progress.close()
             log.close()
         return lines.last
+
+    def _say_starving(self, share: float) -> None:
+        line = starving_line(
+            share,
+            threads=self.config.data.num_threads,
+            workers=self.config.data.num_workers,
+            cores=usable_cores(),
+            flow_jpegs="flow" in self.config.input.streams and not self.setup.planes,
+            on_cpu=self.mesh.devices.flat[0].platform == "cpu",
+        )
+        # On a terminal it takes the place of the line of progress, which is written again with the next step.
+        print(("\r\033[K" if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
 
     def _end(self, step: int, stop: StopSignals, workdir: Path) -> None:
         self.checkpoints.wait()
