@@ -79,10 +79,11 @@ class DeviceBatches:
                 self._changed.wait_for(lambda: self._closed or len(self._ready) < QUEUED)
                 if self._closed:
                     return
-            placed = meshes.put_batch(batch, self._mesh)
-            # Let go of before the next is read: the pipeline may fill the same memory again once jax needs it no more.
-            del batch
-            jax.block_until_ready(placed)
+            with jax.profiler.TraceAnnotation("batch to the devices"):
+                placed = meshes.put_batch(batch, self._mesh)
+                # Let go of before the next is read: the pipeline may fill the memory again once jax needs it no more.
+                del batch
+                jax.block_until_ready(placed)
             self._hand_over(placed)
             del placed
 

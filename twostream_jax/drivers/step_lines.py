@@ -62,13 +62,14 @@ class StepLines:
 
         Steps are dispatched ahead, so a batch may come late and find the devices at work: that costs nothing.
         """
-        while self._running():
-            if batches.wait(LOOK_S):
-                return next(batches)
-        begun = self._clock()
-        batch = next(batches)
-        self._wait += self._clock() - begun
-        return batch
+        with jax.profiler.TraceAnnotation("next batch"):
+            while self._running():
+                if batches.wait(LOOK_S):
+                    return next(batches)
+            begun = self._clock()
+            batch = next(batches)
+            self._wait += self._clock() - begun
+            return batch
 
     def _running(self) -> bool:
         return bool(self._pending) and not self._pending[-1][1].count.is_ready()

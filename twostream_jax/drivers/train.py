@@ -19,6 +19,7 @@ from twostream_jax import steps, validate, validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.bad_batch import NotFinite, bad_batch, refusal
 from twostream_jax.drivers.device_batches import DeviceBatches
+from twostream_jax.drivers.profile import Profile
 from twostream_jax.drivers.resume import nothing_left, resumable_steps, say_damaged
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
@@ -157,18 +158,22 @@ class _Run:
         every, batch_size = config.train.log_every, config.train.batch_size
         lines = StepLines(log, every, batch_size, rate, self.tasks, on_starving=self._say_starving)
         draw = self._draw()
+        profile = Profile(workdir / "profile", config.train.profile, start)
         progress.update(start, last)
         stop = StopSignals()
         try:
             with contextlib.closing(DeviceBatches(self._batches(draw, start), self.mesh)) as batches:
                 for step in range(start + 1, last + 1):
-                    batch = lines.timed(batches)
-                    # Any copy between host and device that is not asked for by name is a mistake in here.
-                    with jax.transfer_guard("disallow"):
-                        state, metrics = step_of(state, batch, self.step_key)
-                    # The step keeps its batch for as long as it runs, and nobody longer.
-                    del batch
-                    lines.add(step, metrics)
+                    profile.before(step, state, lines)
+                    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                        batch = lines.timed(batches)
+                        # Any copy between host and device that is not asked for by name is a mistake in here.
+                        with jax.transfer_guard("disallow"):
+                            state, metrics = step_of(state, batch, self.step_key)
+                        # The step keeps its batch for as long as it runs, and nobody longer.
+                        del batch
+                        lines.add(step, metrics)
+                    profile.after(step, state, lines)
                     # Read once: what comes after this is granted after the next step, which then is saved.
                     ends = bool(stop.wanted)
                     if self._saves_at(step) or ends:
@@ -183,6 +188,7 @@ class _Run:
             raise refusal(error, batch, workdir, write=jax.process_index() == 0) from error
         finally:
             stop.restore()
+            profile.close()
             progress.close()
             log.close()
         return lines.last
