@@ -116,19 +116,20 @@ def slow(monkeypatch, seconds):
 
 def test_a_run_is_traced_and_one_that_starves_is_told(config, one_device, tmp_path, monkeypatch, capsys):
     slow(monkeypatch, 0.3)
-    config.train.profile, config.train.log_every, config.train.steps = "3:4", 1, 10
+    config.train.profile, config.train.log_every = "7:8", 1
+    config.train.steps = config.train.checkpoint_every = 10
     train.train(config, tmp_path)
     (file,) = (tmp_path / "profile").glob("plugins/profile/*/perfetto_trace.json.gz")
     assert list(file.parent.glob("*.xplane.pb"))
     events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    assert [event["args"]["step_num"] for event in events if event.get("name") == "train"] == ["3", "4"]
+    assert [event["args"]["step_num"] for event in events if event.get("name") == "train"] == ["7", "8"]
     assert {"next batch", "batch to the devices"} <= {event.get("name") for event in events}
     out, err = capsys.readouterr()
     told = [line for line in err.splitlines() if line.startswith("note: training waits for its input ")]
     assert len(told) == 1 and f"{tmp_path / 'profile'}: trace of training steps" in out
     # A batch takes a third of a second, a step some milliseconds. The trace's own time is in none of the lines.
     lines = {line["step"]: line for line in read_metrics(tmp_path)}
-    assert all(lines[step]["input_wait"] > 0.5 and lines[step]["samples_per_second"] > 25 for step in (7, 8, 9))
+    assert all(lines[step]["input_wait"] > 0.5 and lines[step]["samples_per_second"] > 25 for step in (8, 9, 10))
 
 
 def test_an_error_in_the_input_ends_the_run_and_its_trace(config, one_device, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What metrics.jsonl says of time, on a clock that the test turns: rates, and the share that input was waited for."""
 
+import itertools
 import os
 
 import numpy as np
@@ -55,13 +56,18 @@ class Simulation:
     def write(self, step, numbers):
         self.lines.append({"step": step, **numbers})
 
-    def run(self, steps, log_every=10, before_step=lambda step: None):
+    def run(self, steps, log_every=10, before_step=lambda step: None, save_every=0):
         said = self.said.append
         lines = StepLines(self, log_every, BATCH, lambda step: 0.1, on_starving=said, clock=self.clock)
         for step in range(1, steps + 1):
             before_step(step)
             lines.timed(self)
             lines.add(step, self.step())
+            if save_every and step % save_every == 0:
+                lines.require_finite()
+                lines.drain({"saved": True})
+                with lines.clock_stopped():
+                    self.now += 7.0
         return self.lines
 
 
@@ -136,6 +142,19 @@ def test_the_share_over_a_run_is_that_of_a_device_that_stood_still():
     still = sum(seconds) - 0.1 * lines[-1]["step"]
     # The lines end with the result of a step, while two more may be under way.
     assert begun == 10 and waited == pytest.approx(still, abs=400 * LOOK_S + AHEAD * 0.1) and still > 5
+
+
+@pytest.mark.parametrize(("input_s", "seconds_a_step"), [(0.05, 0.1), (0.4, 0.4)])
+def test_lines_at_saves_have_the_rate_of_their_own_steps(input_s, seconds_a_step):
+    """Nothing of a line's time goes to its neighbours; what a save takes is in none."""
+    simulation = Simulation(input_s, 0.1)
+    lines = simulation.run(200, save_every=45)
+    assert [line["step"] for line in lines if "saved" in line] == [45, 90, 135, 180]
+    # Right after a save the batches are there that were read meanwhile, so those lines are faster than the reader.
+    for before, line in itertools.pairwise(lines):
+        calm = "saved" not in before or input_s < seconds_a_step
+        assert not calm or line["samples_per_second"] == pytest.approx(BATCH / seconds_a_step, rel=0.01)
+        assert line["samples_per_second"] <= BATCH / 0.1 * 1.01
 
 
 @pytest.mark.parametrize(

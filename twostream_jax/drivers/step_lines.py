@@ -66,6 +66,9 @@ class StepLines:
             while self._running():
                 if batches.wait(LOOK_S):
                     return next(batches)
+            # While there is nothing else to do, and not with the results of later steps: lines then have their own time.
+            while self._pending:
+                self._read_oldest()
             begun = self._clock()
             batch = next(batches)
             self._wait += self._clock() - begun

@@ -235,9 +235,9 @@ class _Run:
     def _save(self, step: int, state, lines: StepLines) -> None:
         lines.require_finite()
         # A loss is of the parameters before its step; what the step made of them shows in the next one only.
-        if not bool(self.all_finite(state)):
-            raise NotFinite("a parameter is no number after the update", step)
         with lines.clock_stopped():
+            if not bool(self.all_finite(state)):
+                raise NotFinite("a parameter is no number after the update", step)
             by_task = {task.name: self._validated(state.params, task) for task in self.rated}
         score = statistics.fmean(by_task.values()) if by_task else None
         # Before the save, which a crash may follow at once: a step that is never run again needs its line.
