@@ -171,8 +171,7 @@ def input_alone(config, records: Path) -> tuple[Callable[[], None], dict, Callab
     with contextlib.closing(_host_batches(setup)) as batches:
         one = next(batches)
     facts = {"batch_bytes": sum(value.nbytes for value in one.values()), "copy_s": _copy_s(one, mesh)}
-    rows = meshes.sharded_rows(mesh)
-    touch = jax.jit(lambda batch: sum(jnp.sum(value.ravel()[:1].astype(jnp.float32)) for value in batch.values()), rows)
+    touch = jax.jit(lambda batch: sum(jnp.sum(value.ravel()[:1].astype(jnp.float32)) for value in batch.values()))
     arriving, count = DeviceBatches(_host_batches(setup), mesh), _round_steps()
 
     def run() -> None:
