@@ -73,7 +73,7 @@ OPENCV = TVL1Settings(
 
 # Chosen beside OpenCV with its own settings, on the pairs with ground truth (mean end-point error) and on real clips of
 # 256 px (mean residual): three more levels for large motions (error .96 of OpenCV's), 50 iterations a warp instead of up
-# to 300 and a 3x3 median (1 % of error, less than half the time), lambda .2 (residual .95, the same error). Levels of
+# to 300 and a 3x3 median (1 % of error, six tenths of the time), lambda .2 (residual .95, the same error). Levels of
 # half the size take half the time, but the error was 14 % larger on one of the pairs with three of them, 25 % with all.
 DEFAULT = dataclasses.replace(
     OPENCV, lambda_=0.2, nscales=8, inner_iterations=10, outer_iterations=5, median_filtering=3
