@@ -7,6 +7,7 @@ those exist. Randomness comes as a NumPy Generator.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,23 +165,40 @@ def size_bucket(height: int, width: int, multiple: int = 64) -> tuple[int, int]:
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def eval_chunks(table: VideoTable, batch_size: int, *, before: int, after: int, count: int) -> list[dict]:
-    """Return the batches of an evaluation: {"bucket": (H, W), "row": [batch_size], "anchor": [batch_size], "weight"}.
+def crops_apart(height: int, width: int, crop: int) -> tuple[int, ...] | None:
+    """Return which of the four corner crops and the centre, from 0, a layer of stride 2 must see by themselves, or None.
 
-    `row` counts within `table`. All `count` positions of all videos stand in exactly one batch each; batches hold one
-    size bucket, and the last of a bucket is padded by repeating its first item with weight 0.
+    They are those at an odd y or x in a frame of this size; the layer's map of the whole frame, as large as its bucket,
+    has all others. None where it takes fewer pixels to compute each crop by itself.
     """
-    buckets: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    down, right = height - crop, width - crop
+    origins = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
+    odd = tuple(place for place, (y, x) in enumerate(origins) if y % 2 or x % 2)
+    return odd if math.prod(size_bucket(height, width)) < (len(origins) - len(odd)) * crop**2 else None
+
+
+def eval_chunks(
+    table: VideoTable, batch_size: int, *, before: int, after: int, count: int, crop: int | None = None
+) -> list[dict]:
+    """Return the batches of an evaluation: {"bucket": (H, W), "apart", "row": [batch_size], "anchor", "weight"}.
+
+    `row` counts within `table`, `apart` is `crops_apart`, None without a `crop`. All `count` positions of all videos stand
+    in exactly one batch each; batches hold one bucket and one `apart`, and the last of such is padded by repeating its first
+    item with weight 0.
+    """
+    groups: dict[tuple, list[tuple[int, int]]] = {}
     for row in range(len(table.position)):
-        bucket = size_bucket(int(table.height[row]), int(table.width[row]))
+        height, width = int(table.height[row]), int(table.width[row])
+        apart = None if crop is None else crops_apart(height, width, crop)
         positions = eval_positions(int(table.frames[row]), before, after, count)
-        buckets.setdefault(bucket, []).extend((row, int(anchor)) for anchor in positions)
+        group = groups.setdefault((size_bucket(height, width), apart), [])
+        group.extend((row, int(anchor)) for anchor in positions)
     chunks = []
-    for bucket in sorted(buckets):
-        items = buckets[bucket]
+    for (bucket, apart), items in sorted(groups.items(), key=repr):
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
             padded = np.asarray(part + [part[0]] * (batch_size - len(part)), np.int64)
             weight = (np.arange(batch_size) < len(part)).astype(np.float32)
-            chunks.append({"bucket": bucket, "row": padded[:, 0], "anchor": padded[:, 1], "weight": weight})
+            chunk = {"bucket": bucket, "apart": apart}
+            chunks.append(chunk | {"row": padded[:, 0], "anchor": padded[:, 1], "weight": weight})
     return chunks

@@ -38,7 +38,7 @@ class Scorer:
     """Scores the videos of a setup with given parameters; compiled once per frame size."""
 
     def __init__(self, setup: Setup, model, mesh: Mesh, *, crops: int):
-        self._setup, self._mesh, self._crops = setup, mesh, crops
+        self._setup, self._model, self._mesh, self._crops = setup, model, mesh, crops
         self._step = jit_eval_step(mesh, model=model, inputs=setup.inputs, crops=crops)
 
     def __call__(
@@ -58,8 +58,9 @@ class Scorer:
         devices = self._mesh.devices.size
         batch_size = -(-self._setup.config.eval.batch_size // devices) * devices
         before, after = self._setup.span
-        chunks = sampling.eval_chunks(table, batch_size, before=before, after=after, count=frames)
         crop = self._setup.config.input.crop
+        cut_late = crop if self._crops == 10 and self._model.takes_frames else None
+        chunks = sampling.eval_chunks(table, batch_size, before=before, after=after, count=frames, crop=cut_late)
         batches = pipeline.eval_batches(
             task.records, table, chunks, self._setup.window(crop), reading=self._setup.reading()
         )
@@ -67,7 +68,7 @@ class Scorer:
         on_progress(0, len(labels) * frames)
         flying: list[tuple[dict, dict]] = []
         for chunk, batch in zip(chunks, batches, strict=True):
-            flying.append((chunk, self._step(params, meshes.put_batch(batch, self._mesh))[head]))
+            flying.append((chunk, self._step(params, meshes.put_batch(batch, self._mesh), chunk["apart"])[head]))
             if len(flying) >= IN_FLIGHT:
                 sums.add(*flying.pop(0))
                 on_progress(sums.stacks, len(labels) * frames)
