@@ -22,6 +22,13 @@ import numpy as np
 from absl import flags
 
 from input_pipeline import sampling, transforms, workers
+from input_pipeline.batch_memory import BatchMemory, RowThreads
+
+# Batches that are filled at the same time, so that threads which have done their part of one begin the next; and those
+# that are ready or being filled. Grain's own default keeps 500 elements, each a whole batch here: of the paper's 256 stacks
+# 257 MB.
+_BATCHES_AT_ONCE = 2
+_BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,10 @@ class ReadTrainBatch:
 
     records: tuple  # of each task
     window: transforms.Window
+    filling: transforms.Filling
 
     def __call__(self, draws: dict) -> dict[str, np.ndarray]:
-        return transforms.train_batch(self.records, draws, self.window)
+        return transforms.train_batch(self.records, draws, self.window, self.filling)
 
 
 @dataclass(frozen=True)
@@ -86,15 +94,18 @@ class ReadEvalBatch:
     records: object
     table: sampling.VideoTable
     window: transforms.Window
+    filling: transforms.Filling
 
     def __call__(self, chunk: dict) -> dict[str, np.ndarray]:
         height, width = chunk["bucket"]
-        return transforms.eval_batch(self.records, self.table, chunk, replace(self.window, height=height, width=width))
+        window = replace(self.window, height=height, width=width)
+        return transforms.eval_batch(self.records, self.table, chunk, window, self.filling)
 
 
-def _run(chain: grain.MapDataset, reading: Reading) -> Iterator[dict[str, np.ndarray]]:
-    # Grain's own default keeps 500 elements, each a whole batch here; a few more than the threads keep all of them busy.
-    options = grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.num_threads + 2)
+def _run(chain: grain.MapDataset, filling: transforms.Filling, reading: Reading) -> Iterator[dict[str, np.ndarray]]:
+    options = grain.ReadOptions(
+        num_threads=min(_BATCHES_AT_ONCE, reading.num_threads), prefetch_buffer_size=_BATCHES_AHEAD
+    )
     dataset = chain.to_iter_dataset(options)
     if reading.num_workers:
         # Grain's worker processes read absl's flags, which nobody else parses here, and import jax, which must leave
@@ -118,8 +129,13 @@ def _run(chain: grain.MapDataset, reading: Reading) -> Iterator[dict[str, np.nda
         # objects, which hold the last of them, stand in cycles.
         iterator.close()
         del iterator, dataset
+        filling.threads.close()
         if reading.num_workers:
             copies.wait_until_freed()
+
+
+def _filling(reading: Reading) -> transforms.Filling:
+    return transforms.Filling(BatchMemory(), RowThreads(reading.num_threads))
 
 
 class _OwnCopies:
@@ -179,13 +195,14 @@ def train_batches(
 
     records: those of each task, in the order of `draw.tables`.
     """
+    filling = _filling(reading)
     chain = (
         grain.MapDataset.range(start_step, steps)
         .map(draw)
         .map(KeepRows(reading.rows(draw.batch_size)))
-        .map(ReadTrainBatch(tuple(records), window))
+        .map(ReadTrainBatch(tuple(records), window, filling))
     )
-    return _run(chain, reading)
+    return _run(chain, filling, reading)
 
 
 def eval_batches(
@@ -193,9 +210,10 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Return a generator of the batches of `chunks` (`sampling.eval_chunks`), this process's rows of each, in order."""
     batch_size = len(chunks[0]["row"])
+    filling = _filling(reading)
     chain = (
         grain.MapDataset.source(chunks)
         .map(KeepRows(reading.rows(batch_size)))
-        .map(ReadEvalBatch(records, table, window))
+        .map(ReadEvalBatch(records, table, window, filling))
     )
-    return _run(chain, reading)
+    return _run(chain, filling, reading)

@@ -195,7 +195,9 @@ class Records:
         if not len(indices):
             return []
         try:
-            return self._reader(folder, number).read([first + int(i) for i in indices])
+            reader = self._reader(folder, number)
+            # One by one: asked for several at once it takes more than twice the time.
+            return [reader.read([first + int(i)])[0] for i in indices]
         except RuntimeError as error:
             where = self._whereabouts(folder, video, indices[0])
             raise UserError(f"{where}: cannot be read, run --mode=prepare --verify ({error})") from error

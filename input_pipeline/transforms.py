@@ -6,12 +6,13 @@ Nothing becomes float here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from input_pipeline import dct, sampling
+from input_pipeline.batch_memory import BatchMemory, RowThreads
 
 
 @dataclass(frozen=True)
@@ -29,54 +30,76 @@ class Window:
     planes: tuple[int, ...] = ()  # of DCT records, those that are read (`Records.planes`); () reads JPEGs
 
 
-def _empty_batch(window: Window, n: int) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Filling:
+    """What batches are filled with and by."""
+
+    memory: BatchMemory = field(default_factory=BatchMemory)
+    threads: RowThreads = field(default_factory=lambda: RowThreads(1))
+
+
+def _unfilled_batch(window: Window, n: int, memory: BatchMemory) -> dict[str, np.ndarray]:
+    """Return the arrays of a batch of n; `rgb` and `flow` hold anything yet, the others zeros."""
     batch = {"size": np.zeros((n, 2), np.int32)}
     time, stack = window.clip_frames, window.stack
     if "rgb" in window.streams:
-        batch["rgb"] = np.zeros((n, time, window.height, window.width, 3), np.uint8)
+        batch["rgb"] = memory.array((n, time, window.height, window.width, 3), np.uint8)
     if "flow" in window.streams:
         if window.planes:
             shape = (len(window.planes), window.height // dct.BLOCK, window.width // dct.BLOCK)
-            batch["flow"] = np.zeros((n, time, stack, 2, *shape), np.int8)
+            batch["flow"] = memory.array((n, time, stack, 2, *shape), np.int8)
             batch["steps"] = np.zeros((n, len(window.planes)), np.float32)
             batch["zero"] = np.zeros(n, np.float32)
         else:
-            batch["flow"] = np.zeros((n, time, stack, 2, window.height, window.width), np.uint8)
+            batch["flow"] = memory.array((n, time, stack, 2, window.height, window.width), np.uint8)
         batch["mean"] = np.zeros((n, time, stack, 2), np.float32)
         batch["bound"] = np.zeros(n, np.float32)
     return batch
 
 
 def _place(target: np.ndarray, image: np.ndarray, y: int, x: int) -> tuple[int, int]:
-    """Copy the part of `image` from (y, x) on that fits into `target` [h, w, ...]; return its height and width."""
+    """Copy the part of `image` from (y, x) on that fits into `target` [h, w, ...]; return its height and width.
+
+    What is left of the target becomes 0.
+    """
     part = image[y : y + target.shape[0], x : x + target.shape[1]]
-    target[: part.shape[0], : part.shape[1]] = part
-    return part.shape[:2]
+    height, width = part.shape[:2]
+    target[:height, :width] = part
+    target[height:] = 0
+    target[:height, width:] = 0
+    return height, width
 
 
-def read_windows(sources, videos, anchors, ys, xs, window: Window) -> dict[str, np.ndarray]:
+def read_windows(sources, videos, anchors, ys, xs, window: Window, filling: Filling) -> dict[str, np.ndarray]:
     """Return `rgb`, `flow` and what goes with it (by the window's streams) and `size` of a batch; see `schema`.
 
     sources: the records of each sample, [B]; videos, anchors, ys, xs: integers [B], the position in these records, the
     anchor frame, and the window's top left corner in the stored frame, of DCT records at multiples of 8. A frame smaller
     than the window fills its top left; `size` says how far.
     """
-    batch = _empty_batch(window, len(videos))
-    for b, (records, video, anchor, y, x) in enumerate(zip(sources, videos, anchors, ys, xs, strict=True)):
-        video, corner = int(video), (y, x)
-        stored = records.videos[video]
-        indices = sampling.frame_indices(int(anchor), stored.frames, window.clip_frames)
-        if "rgb" in window.streams:
-            for jpeg, i, target in zip(records.frame_jpegs(video, indices), indices, batch["rgb"][b], strict=True):
-                batch["size"][b] = _place(target, records.frame(jpeg, video, int(i)), *corner)
-        if "flow" in window.streams:
-            batch["bound"][b] = stored.bound_px
-            for i, levels, means in zip(indices, batch["flow"][b], batch["mean"][b], strict=True):
-                batch["size"][b], coding = _read_stack(records, video, int(i), corner, window, levels, means)
-            if coding:
-                batch["steps"][b] = dct.px_steps(coding, window.planes, stored.bound_px)
-                batch["zero"][b] = dct.px_zero(coding, stored.bound_px)
+    batch = _unfilled_batch(window, len(videos), filling.memory)
+    samples = list(zip(sources, map(int, videos), map(int, anchors), zip(ys, xs, strict=True), strict=True))
+    filling.threads(
+        lambda b: _fill_row({key: value[b, ...] for key, value in batch.items()}, *samples[b], window), len(samples)
+    )
     return batch
+
+
+def _fill_row(row: dict[str, np.ndarray], records, video: int, anchor: int, corner, window: Window) -> None:
+    """Fill in one sample; `row` holds views of its arrays in the batch, scalars as arrays [...] of no axis."""
+    stored = records.videos[video]
+    indices = sampling.frame_indices(anchor, stored.frames, window.clip_frames)
+    if "rgb" in window.streams:
+        for jpeg, i, target in zip(records.frame_jpegs(video, indices), indices, row["rgb"], strict=True):
+            row["size"][:] = _place(target, records.frame(jpeg, video, int(i)), *corner)
+    if "flow" not in window.streams:
+        return
+    row["bound"][...] = stored.bound_px
+    for i, levels, means in zip(indices, row["flow"], row["mean"], strict=True):
+        row["size"][:], coding = _read_stack(records, video, int(i), corner, window, levels, means)
+    if coding:
+        row["steps"][:] = dct.px_steps(coding, window.planes, stored.bound_px)
+        row["zero"][...] = dct.px_zero(coding, stored.bound_px)
 
 
 def _read_stack(
@@ -100,6 +123,7 @@ def _read_stack(
 
 def _read_planes(records, video: int, indices, backward: bool, corner, planes, means, *, window: Window):
     blocks = corner[0] // dct.BLOCK, corner[1] // dct.BLOCK
+    planes[:] = 0
     stack = records.read_planes(video, indices, window.planes, blocks, planes, backward)
     means[:] = stack.means
     return (min(window.height, stack.size[0] - corner[0]), min(window.width, stack.size[1] - corner[1])), stack.coding
@@ -115,7 +139,9 @@ def _read_fields(records, video: int, indices, backward: bool, corner, levels, m
     return size, None
 
 
-def train_batch(records: Sequence, draws: dict[str, np.ndarray], window: Window) -> dict[str, np.ndarray]:
+def train_batch(
+    records: Sequence, draws: dict[str, np.ndarray], window: Window, filling: Filling
+) -> dict[str, np.ndarray]:
     """Return the training batch of these draws (`sampling.mixed_indices`), from the `records` of each task.
 
     The window is the crop, the blocks that hold it, or the whole frame.
@@ -125,7 +151,7 @@ def train_batch(records: Sequence, draws: dict[str, np.ndarray], window: Window)
     origins = np.zeros_like(corners) if window.whole else corners
     if window.planes and not window.whole:
         origins = _block_origins(sources, draws["video"], corners, window)
-    batch = read_windows(sources, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window)
+    batch = read_windows(sources, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window, filling)
     n, side = len(corners), draws["crop"][:, None]
     batch["crop"] = np.concatenate([corners - origins, side, side], axis=1).astype(np.int32)
     batch["flip"] = draws["flip"]
@@ -148,8 +174,10 @@ def _block_origins(sources, videos, corners: np.ndarray, window: Window) -> np.n
     return origins
 
 
-def eval_batch(records, table: sampling.VideoTable, chunk: dict, window: Window) -> dict[str, np.ndarray]:
+def eval_batch(
+    records, table: sampling.VideoTable, chunk: dict, window: Window, filling: Filling
+) -> dict[str, np.ndarray]:
     """Return the evaluation batch of a chunk (`sampling.eval_chunks`): whole frames, padded to the chunk's bucket."""
     n = len(chunk["row"])
     zeros = np.zeros(n, np.int64)
-    return read_windows([records] * n, table.position[chunk["row"]], chunk["anchor"], zeros, zeros, window)
+    return read_windows([records] * n, table.position[chunk["row"]], chunk["anchor"], zeros, zeros, window, filling)

@@ -145,7 +145,7 @@ def test_frames_are_cut_at_the_same_place(setup, tiny_config):
     """A net of both streams has one crop box for both."""
     draws, _ = drawn(setup)
     both = transforms.Window(("rgb", "flow"), 3, 0, 48, 48, planes=setup.planes)
-    batch = transforms.train_batch([setup.only.records], draws, both)
+    batch = transforms.train_batch([setup.only.records], draws, both, transforms.Filling())
     for b, (y, x, h, w) in enumerate(batch["crop"]):
         frame = setup.only.records.frames(int(draws["video"][b]), [int(draws["anchor"][b])])[0]
         own_y, own_x = int(draws["y"][b]), int(draws["x"][b])

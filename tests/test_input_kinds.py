@@ -60,7 +60,7 @@ def fields_of(batch, b=0, t=0):
 
 def read(records, anchor, *, video=0, streams=("flow",), stack=4, offset=0, **options):
     window = transforms.Window(streams, stack, offset, 48, 60, **options)
-    return transforms.read_windows([records], [video], [anchor], [0], [0], window)
+    return transforms.read_windows([records], [video], [anchor], [0], [0], window, transforms.Filling())
 
 
 def test_a_stack_holds_the_fields_from_the_anchor_on(numbered):

@@ -62,7 +62,9 @@ def test_whole_fields_carry_the_crop_box(setup):
     crop = transforms.Window(("rgb", "flow"), 3, 0, 41, 41)
     # Larger than any of these videos, as where another one of the data set is.
     whole = dataclasses.replace(crop, height=50, width=64, whole=True)
-    cut, full = (transforms.train_batch([setup.only.records], draws, window) for window in (crop, whole))
+    cut, full = (
+        transforms.train_batch([setup.only.records], draws, window, transforms.Filling()) for window in (crop, whole)
+    )
     assert full["flow"].shape == (16, 1, 3, 2, 50, 64) and full["size"].tolist() == [[48, 60]] * 16
     assert np.array_equal(full["crop"], np.stack([draws["y"], draws["x"], draws["crop"], draws["crop"]], axis=1))
     assert np.array_equal(cut["crop"], np.tile([0, 0, 41, 41], (16, 1)))

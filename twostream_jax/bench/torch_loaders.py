@@ -1,0 +1,159 @@
+"""How PyTorch reads flow: as popular repositories write it, and well tuned. Needs the `bench` extra.
+
+Both read JPEG files (`clips.jpeg_files`), the same samples as ours: where each begins, its crop and whether it is mirrored
+are given to them, so that they draw nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from twostream_jax.bench.samples import Sample
+
+# What two-stream repositories normalise flow with, on a range of 0 to 1.
+MEAN, DEVIATION = 0.5, 0.226
+
+
+class UsualFlow(Dataset):
+    """Samples as float32 [2L, crop, crop], normalised and mirrored on the host: item by item, whole images stacked.
+
+    Written as the two-stream repositories for PyTorch are: images [H, W, 1] joined to [H, W, 2L], a random crop and mirror
+    of that, then a tensor of 0 to 1, then the normalisation.
+    """
+
+    def __init__(self, samples: Sequence[Sample], crop: int):
+        self.samples, self.crop = samples, crop
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        sample = self.samples[index]
+        images = []
+        for i in sample.fields:
+            for axis in "xy":
+                image = cv2.imread(str(sample.folder / f"flow_{axis}_{i:05d}.jpg"), cv2.IMREAD_GRAYSCALE)
+                images.append(np.expand_dims(image, 2))
+        clip = np.concatenate(images, axis=2)
+        clip = clip[sample.y : sample.y + self.crop, sample.x : sample.x + self.crop]
+        if sample.flip:
+            clip = clip[:, ::-1].copy()
+            clip[..., ::2] = 255 - clip[..., ::2]
+        tensor = torch.from_numpy(np.ascontiguousarray(clip.transpose(2, 0, 1))).float().div(255)
+        return tensor.sub_(MEAN).div_(DEVIATION), sample.label
+
+
+class TunedFlow(Dataset):
+    """Whole batches uint8 [B, 2L, crop, crop] with `flip` bool [B]: only the crop is copied, straight into its place."""
+
+    def __init__(self, samples: Sequence[Sample], crop: int, batch_size: int):
+        assert len(samples) % batch_size == 0, (len(samples), batch_size)
+        self.samples, self.crop, self.batch_size = samples, crop, batch_size
+
+    def __len__(self) -> int:
+        return len(self.samples) // self.batch_size
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        samples = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
+        planes = 2 * len(samples[0].fields)
+        batch = torch.empty((len(samples), planes, self.crop, self.crop), dtype=torch.uint8)
+        for sample, target in zip(samples, batch.numpy(), strict=True):
+            self.fill(sample, target)
+        labels = torch.tensor([sample.label for sample in samples])
+        return batch, torch.tensor([sample.flip for sample in samples]), labels
+
+    def fill(self, sample: Sample, target: np.ndarray) -> None:
+        """Fill in one sample's planes [2L, crop, crop]."""
+        rows, columns = slice(sample.y, sample.y + self.crop), slice(sample.x, sample.x + self.crop)
+        for k, i in enumerate(sample.fields):
+            for axis, name in enumerate("xy"):
+                image = cv2.imread(str(sample.folder / f"flow_{name}_{i:05d}.jpg"), cv2.IMREAD_GRAYSCALE)
+                target[2 * k + axis] = image[rows, columns]
+
+
+class TunedFlowByItem(TunedFlow):
+    """The same, but a sample an item, which the loader puts together."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, bool, int]:
+        sample = self.samples[index]
+        planes = np.empty((2 * len(sample.fields), self.crop, self.crop), np.uint8)
+        self.fill(sample, planes)
+        return planes, sample.flip, sample.label
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What can be set about the tuned loader."""
+
+    workers: int  # processes; 0: the caller's own
+    whole_batches: bool  # an item of the data set is a batch, not a sample
+    prefetch: int  # batches a worker works ahead
+
+    def __str__(self) -> str:
+        what = "batches" if self.whole_batches else "samples"
+        return f"{self.workers} workers, {what} as items, {self.prefetch} ahead"
+
+
+def usual_reader(samples: Sequence[Sample], crop: int, batch_size: int) -> tuple[Callable[[], None], dict]:
+    """Return a function that reads all samples, and {"workers"}: two, everything else as PyTorch sets it."""
+    loader = DataLoader(UsualFlow(samples, crop), batch_size, num_workers=2, pin_memory=torch.cuda.is_available())
+    return partial(_exhaust, loader), {"workers": 2}
+
+
+def tuned_reader(
+    samples: Sequence[Sample], crop: int, batch_size: int, tuning: Tuning
+) -> tuple[Callable[[], None], dict]:
+    """Return a function that reads all samples by the tuned loader, and its settings."""
+    kind = TunedFlow if tuning.whole_batches else TunedFlowByItem
+    _one_thread()
+    workers = {"num_workers": tuning.workers, "worker_init_fn": _one_thread, "pin_memory": torch.cuda.is_available()}
+    if tuning.workers:
+        workers |= {"persistent_workers": True, "prefetch_factor": tuning.prefetch}
+    loader = DataLoader(kind(samples, crop, batch_size), None if tuning.whole_batches else batch_size, **workers)
+    return partial(_exhaust, loader), asdict(tuning)
+
+
+def sweep(samples: Sequence[Sample], crop: int, batch_size: int, rounds: int = 3) -> list[tuple[Tuning, list[float]]]:
+    """Return every setting of the tuned loader that is worth trying, and its seconds for all samples in each round.
+
+    Rounds are interleaved, after one that is not counted.
+    """
+    cores = os.cpu_count() or 1
+    settings = [
+        Tuning(workers, whole_batches, prefetch)
+        for workers in sorted({0, 1, 2, cores // 2, cores, 2 * cores})
+        for whole_batches in (False, True)
+        for prefetch in ((2, 4) if workers else (0,))
+    ]
+    readers = [tuned_reader(samples, crop, batch_size, tuning)[0] for tuning in settings]
+    times: list[list[float]] = [[] for _ in settings]
+    for number in range(rounds + 1):
+        for read, own in zip(readers, times, strict=True):
+            begun = time.perf_counter()
+            read()
+            if number:
+                own.append(time.perf_counter() - begun)
+    return list(zip(settings, times, strict=True))
+
+
+def _exhaust(batches: Iterable) -> None:
+    for _ in batches:
+        pass
+
+
+def _one_thread(_: int = 0) -> None:
+    # Workers that each start threads for small images are slower.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
