@@ -209,11 +209,7 @@ def eval_batches(
     records, table: sampling.VideoTable, chunks: list[dict], window: transforms.Window, *, reading: Reading
 ) -> Iterator[dict[str, np.ndarray]]:
     """Return a generator of the batches of `chunks` (`sampling.eval_chunks`), this process's rows of each, in order."""
-    batch_size = len(chunks[0]["row"])
     filling = _filling(reading)
-    chain = (
-        grain.MapDataset.source(chunks)
-        .map(KeepRows(reading.rows(batch_size)))
-        .map(ReadEvalBatch(records, table, window, filling))
-    )
+    own = [KeepRows(reading.rows(len(chunk["row"])))(chunk) for chunk in chunks]
+    chain = grain.MapDataset.source(own).map(ReadEvalBatch(records, table, window, filling))
     return _run(chain, filling, reading)

@@ -178,27 +178,38 @@ def crops_apart(height: int, width: int, crop: int) -> tuple[int, ...] | None:
 
 
 def eval_chunks(
-    table: VideoTable, batch_size: int, *, before: int, after: int, count: int, crop: int | None = None
+    table: VideoTable,
+    batch_size: int,
+    *,
+    before: int,
+    after: int,
+    count: int,
+    crop: int | None = None,
+    multiple: int = 1,
 ) -> list[dict]:
-    """Return the batches of an evaluation: {"bucket": (H, W), "apart", "row": [batch_size], "anchor", "weight"}.
+    """Return the batches of an evaluation: {"bucket": (H, W), "apart", "row": [n], "anchor": [n], "weight": [n]}.
 
-    `row` counts within `table`, `apart` is `crops_apart`, None without a `crop`. All `count` positions of all videos stand
-    in exactly one batch each; batches hold one bucket and one `apart`, and the last of such is padded by repeating its first
-    item with weight 0.
+    `row` counts within `table`, `apart` is `crops_apart`, None without a `crop`. Each position of each video stands in
+    exactly one batch, a video's next to each other; `weight`, float32, is how many of its `count` positions it is. Batches
+    hold one bucket and one `apart`. Those of such are of one size, at most `batch_size` rounded up to a multiple of
+    `multiple`, and the last are padded by repeating their first item with weight 0.
     """
-    groups: dict[tuple, list[tuple[int, int]]] = {}
+    groups: dict[tuple, list[tuple[int, int, int]]] = {}
     for row in range(len(table.position)):
         height, width = int(table.height[row]), int(table.width[row])
         apart = None if crop is None else crops_apart(height, width, crop)
         positions = eval_positions(int(table.frames[row]), before, after, count)
         group = groups.setdefault((size_bucket(height, width), apart), [])
-        group.extend((row, int(anchor)) for anchor in positions)
+        anchors, times = np.unique(positions, return_counts=True)
+        group += zip([row] * len(anchors), anchors.tolist(), times.tolist(), strict=True)
     chunks = []
     for (bucket, apart), items in sorted(groups.items(), key=repr):
-        for start in range(0, len(items), batch_size):
-            part = items[start : start + batch_size]
-            padded = np.asarray(part + [part[0]] * (batch_size - len(part)), np.int64)
-            weight = (np.arange(batch_size) < len(part)).astype(np.float32)
-            chunk = {"bucket": bucket, "apart": apart}
-            chunks.append(chunk | {"row": padded[:, 0], "anchor": padded[:, 1], "weight": weight})
+        # As many batches as there must be, but no larger than they need be: what is padded is computed like the rest.
+        size = -(-len(items) // -(-len(items) // batch_size))
+        size = -(-size // multiple) * multiple
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            row, anchor, weight = np.asarray(part + [(*part[0][:2], 0)] * (size - len(part)), np.int64).T
+            chunk = {"bucket": bucket, "apart": apart, "row": row, "anchor": anchor}
+            chunks.append(chunk | {"weight": weight.astype(np.float32)})
     return chunks

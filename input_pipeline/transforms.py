@@ -177,7 +177,83 @@ def _block_origins(sources, videos, corners: np.ndarray, window: Window) -> np.n
 def eval_batch(
     records, table: sampling.VideoTable, chunk: dict, window: Window, filling: Filling
 ) -> dict[str, np.ndarray]:
-    """Return the evaluation batch of a chunk (`sampling.eval_chunks`): whole frames, padded to the chunk's bucket."""
-    n = len(chunk["row"])
-    zeros = np.zeros(n, np.int64)
-    return read_windows([records] * n, table.position[chunk["row"]], chunk["anchor"], zeros, zeros, window, filling)
+    """Return the evaluation batch of a chunk (`sampling.eval_chunks`): whole frames, padded to the chunk's bucket.
+
+    A field or frame that several of its stacks share is read and decoded once.
+    """
+    videos = [int(video) for video in table.position[chunk["row"]]]
+    batch = _unfilled_batch(window, len(videos), filling.memory)
+    for b, video in enumerate(videos):
+        stored = records.videos[video]
+        batch["size"][b] = stored.height, stored.width
+        if "flow" in window.streams:
+            batch["bound"][b] = stored.bound_px
+    runs = _runs(_users(records, videos, chunk["anchor"], window), max(window.stack, window.clip_frames))
+    filling.threads(lambda n: _fill_run(batch, records, *runs[n], window), len(runs))
+    return batch
+
+
+# Who of a batch shows an image of a video: (row, frame of the clip, field of the stack) each, by the image's index.
+Users = dict[int, list[tuple[int, ...]]]
+
+
+def _users(records, videos: Sequence[int], anchors, window: Window) -> dict[tuple[int, str], Users]:
+    """Return the users of each of the batch's images, by (video, "rgb" or "flow" or "flow_backward")."""
+    users: dict[tuple[int, str], Users] = {}
+    for b, (video, anchor) in enumerate(zip(videos, anchors, strict=True)):
+        frames = records.videos[video].frames
+        for t, i in enumerate(sampling.frame_indices(int(anchor), frames, window.clip_frames)):
+            if "rgb" in window.streams:
+                users.setdefault((video, "rgb"), {}).setdefault(int(i), []).append((b, t))
+            fields = _fields_of(int(i), frames, window) if "flow" in window.streams else []
+            for k, (folder, field_index) in enumerate(fields):
+                users.setdefault((video, folder), {}).setdefault(field_index, []).append((b, t, k))
+    return users
+
+
+def _fields_of(anchor: int, frames: int, window: Window) -> list[tuple[str, int]]:
+    """Return (folder, index) of each field of one stack."""
+    if not window.bidirectional:
+        indices = sampling.field_indices(anchor, frames, window.stack, window.flow_offset)
+        return [("flow", int(i)) for i in indices]
+    half = window.stack // 2
+    forward = sampling.field_indices(anchor, frames, half, 0)
+    backward = sampling.backward_indices(anchor, frames, half)
+    return [("flow", int(i)) for i in forward] + [("flow_backward", int(i)) for i in backward]
+
+
+def _runs(users: dict[tuple[int, str], Users], length: int) -> list[tuple[int, str, Users]]:
+    """Return the images in runs of at most `length` neighbours, each one read."""
+    runs = []
+    for (video, folder), own in users.items():
+        indices = sorted(own)
+        for start in range(0, len(indices), length):
+            runs.append((video, folder, {i: own[i] for i in indices[start : start + length]}))
+    return runs
+
+
+def _fill_run(batch: dict[str, np.ndarray], records, video: int, folder: str, users: Users, window: Window) -> None:
+    """Read and decode one run of images and copy each to all of its users."""
+    indices = list(users)
+    if folder == "rgb":
+        for jpeg, (i, places) in zip(records.frame_jpegs(video, indices), users.items(), strict=True):
+            image = records.frame(jpeg, video, i)
+            for place in places:
+                _place(batch["rgb"][place], image, 0, 0)
+        return
+    means = np.empty((len(indices), 2), np.float32)
+    if window.planes:
+        fields = np.empty((len(indices), *batch["flow"].shape[3:]), np.int8)
+        _, coding = _read_planes(records, video, indices, folder != "flow", (0, 0), fields, means, window=window)
+    else:
+        # Straight into the place of the first who uses it.
+        fields = [batch["flow"][places[0]] for places in users.values()]
+        _read_fields(records, video, indices, folder != "flow", (0, 0), fields, means)
+    for field_planes, mean, places in zip(fields, means, users.values(), strict=True):
+        for place in places:
+            if window.planes or place != places[0]:
+                batch["flow"][place] = field_planes
+            batch["mean"][place] = mean
+            if window.planes:
+                batch["steps"][place[0]] = dct.px_steps(coding, window.planes, records.videos[video].bound_px)
+                batch["zero"][place[0]] = dct.px_zero(coding, records.videos[video].bound_px)

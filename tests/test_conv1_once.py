@@ -152,7 +152,7 @@ def scored(kind, sizes, dtype, apart):
     )
     step = steps.jit_eval_step(mesh, model=model, inputs=inputs, crops=10)
     batch = meshes.put_batch(batch_of(inputs, sizes), mesh)
-    return [jax.device_get(step(params, batch, way)) for way in (None, apart)]
+    return [jax.device_get(step((params,), batch, way))[0] for way in (None, apart)]
 
 
 @pytest.mark.parametrize(("kind", "sizes", "apart"), [("flow", EVEN, ()), ("rgb", CENTRE_ODD, (4,))])
@@ -179,7 +179,7 @@ def test_each_device_computes_its_own_rows():
     model, mesh = build_model(section, {"a": 7}), meshes.make_mesh()
     params = steps.abstract_params(model, inputs)
     batch = batch_of(inputs, 2 * EVEN)
-    lowered = steps.jit_eval_step(mesh, model=model, inputs=inputs, crops=10).lower(params, batch, ())
+    lowered = steps.jit_eval_step(mesh, model=model, inputs=inputs, crops=10).lower((params,), batch, ())
     program = lowered.compile().as_text()
     moved = [line for line in program.splitlines() if " all-gather(" in line or " all-reduce(" in line]
     # The three scores of the head: 8 rows of 7 classes.
