@@ -245,15 +245,16 @@ def _fill_run(batch: dict[str, np.ndarray], records, video: int, folder: str, us
     if window.planes:
         fields = np.empty((len(indices), *batch["flow"].shape[3:]), np.int8)
         _, coding = _read_planes(records, video, indices, folder != "flow", (0, 0), fields, means, window=window)
+        bound_px = records.videos[video].bound_px
+        rows = [place[0] for places in users.values() for place in places]
+        batch["steps"][rows] = dct.px_steps(coding, window.planes, bound_px)
+        batch["zero"][rows] = dct.px_zero(coding, bound_px)
     else:
         # Straight into the place of the first who uses it.
         fields = [batch["flow"][places[0]] for places in users.values()]
         _read_fields(records, video, indices, folder != "flow", (0, 0), fields, means)
-    for field_planes, mean, places in zip(fields, means, users.values(), strict=True):
+    for levels, mean, places in zip(fields, means, users.values(), strict=True):
         for place in places:
             if window.planes or place != places[0]:
-                batch["flow"][place] = field_planes
+                batch["flow"][place] = levels
             batch["mean"][place] = mean
-            if window.planes:
-                batch["steps"][place[0]] = dct.px_steps(coding, window.planes, records.videos[video].bound_px)
-                batch["zero"][place[0]] = dct.px_zero(coding, records.videos[video].bound_px)
