@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
             "frames": 25,  # positions a video, evenly spread
             "crops": 10,  # 10: four corners and centre, mirrored; 1: the centre
             "subset": "test",  # train | validation | test
-            "checkpoint": "last",  # last | best | a step's number
+            "checkpoint": "last",  # last | best | a step's number; mode eval also takes several, as '1000,2000,last'
             "validation_frames": 5,  # positions a validation video, centre crop, when a checkpoint is rated
             "batch_size": 25,  # stacks a batch, before the crops; rounded up to divide over the devices
         }

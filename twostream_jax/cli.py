@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from input_pipeline.schema import UserError, first_line, one_line
-from twostream_jax import cli_config
+from twostream_jax import cli_config, validate
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 
 # Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
@@ -152,6 +152,7 @@ def _demo(values, rest) -> None:
     from twostream_jax.drivers.demo import demo
 
     config, name = cli_config.load(values.config or "configs/demo.py", rest)
+    validate.check_one_checkpoint(config, "demo")
     demo(config, Path(values.workdir or f"runs/{name}"))
 
 
@@ -186,13 +187,11 @@ def _train(values, rest) -> None:
 
 
 def _eval(values, rest) -> None:
-    from twostream_jax.drivers.evaluate import by_task, evaluate, summary_lines
+    from twostream_jax.drivers.evaluate import evaluate, result_lines
 
     for workdir in _runs_or_newest(values):
-        results = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
-        for summary in by_task(results).values():
-            print(f"{workdir}, checkpoint {summary['checkpoint']}")
-            print("\n".join(summary_lines(summary)))
+        result = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
+        print("\n".join(result_lines(workdir, result)))
 
 
 def _fuse(values, rest) -> None:
@@ -217,6 +216,7 @@ def _table(values, rest) -> None:
     tiny = config.table.scale == "tiny"
     if tiny and not values.config:
         config, name = cli_config.load("configs/table_tiny.py", rest)
+    validate.check_one_checkpoint(config, "table")
     configs = {"ucf101": config}
     for place in ("hmdb51", "imagenet"):
         path = config.table[place]

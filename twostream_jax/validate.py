@@ -207,6 +207,15 @@ def check_split(config) -> None:
         )
 
 
+def check_one_checkpoint(config, mode: str) -> None:
+    """Check that `eval.checkpoint` names one: mode eval alone takes several."""
+    wanted = str(config.eval.checkpoint)
+    if "," in wanted:
+        raise UserError(
+            f"eval.checkpoint={wanted}: mode {mode} scores one checkpoint, only mode eval takes several; name one"
+        )
+
+
 def check_records(config, section: str, records: str, stored_streams, smallest_side_px: int) -> None:
     """Check that the records hold the streams that the net takes, in frames large enough for its crop.
 
