@@ -183,12 +183,13 @@ class DctFolder:
 
     def _read(self, number: int, stream: io.FileIO, offset: int, size: int) -> bytes:
         # Not a memory map: there a disk that fails, or a file cut short, ends the process instead of raising.
-        name = self.path / self.files[number].file
         try:
             data = os.pread(stream.fileno(), size, offset)
         except OSError as error:
+            name = self.path / self.files[number].file
             raise UserError(f"{name}: cannot be read ({error}); run --mode=prepare --verify") from error
         if len(data) != size:
+            name = self.path / self.files[number].file
             raise UserError(f"{name}: ends too early; it is damaged, run --mode=prepare --verify")
         return data
 

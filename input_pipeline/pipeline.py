@@ -28,7 +28,7 @@ from input_pipeline.batch_memory import BatchMemory, RowThreads
 # that are ready or being filled. Grain's own default keeps 500 elements, each a whole batch here: of the paper's 256 stacks
 # 257 MB.
 _BATCHES_AT_ONCE = 2
-_BATCHES_AHEAD = 3
+BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ReadEvalBatch:
 
 def _run(chain: grain.MapDataset, filling: transforms.Filling, reading: Reading) -> Iterator[dict[str, np.ndarray]]:
     options = grain.ReadOptions(
-        num_threads=min(_BATCHES_AT_ONCE, reading.num_threads), prefetch_buffer_size=_BATCHES_AHEAD
+        num_threads=min(_BATCHES_AT_ONCE, reading.num_threads), prefetch_buffer_size=BATCHES_AHEAD
     )
     dataset = chain.to_iter_dataset(options)
     if reading.num_workers:

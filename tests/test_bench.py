@@ -1,8 +1,7 @@
-"""mode=bench: fair rounds, a peer that does the same work, and what the table and bench.json hold."""
+"""mode=bench: a peer that does the same work, and what the table and bench.json hold."""
 
 import json
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from command_line import refused, run
 from twostream_jax import cli_config, steps
 from twostream_jax.bench import run as bench_run
 from twostream_jax.bench import step as bench_step
-from twostream_jax.bench.rounds import Rounds, interleave
 from twostream_jax.models import build_model
 from twostream_jax.optim import make_optimizer
 
@@ -23,51 +21,6 @@ def small():
     config, _ = cli_config.load("configs/bench.py", ["--config.model.width=0.0625", "--config.model.dropout=0"])
     config.input.crop, config.input.stack, config.train.batch_size = 57, 3, 8
     return config
-
-
-# Builders, which the processes of the rounds import.
-
-
-def sleeper(seconds, log):
-    def work():
-        with open(log, "a") as file:
-            file.write(f"{seconds}\n")
-        time.sleep(seconds)
-
-    return work, {"slept": seconds}
-
-
-def busy(seconds):
-    def work():
-        until = time.process_time() + seconds
-        while time.process_time() < until:
-            pass
-
-    return work, {}
-
-
-def broken(log):
-    raise ImportError("no module named\n'anything'")
-
-
-def test_rounds_are_interleaved_and_what_cannot_be_built_is_told(tmp_path):
-    log = tmp_path / "log"
-    contestants = {"short": (sleeper, (0.02, log)), "long": (sleeper, (0.06, log)), "absent": (broken, (log,))}
-    progress = []
-    found = interleave(contestants | {"busy": (busy, (0.05,))}, 3, lambda done, total: progress.append((done, total)))
-    assert found.missing == {"absent": "ImportError: no module named"} and found.facts["long"] == {"slept": 0.06}
-    # One of each that is not counted; then the order turns.
-    assert [float(line) for line in log.read_text().split()] == [0.02, 0.06, 0.02, 0.06, 0.06, 0.02, 0.02, 0.06]
-    assert {len(times) for times in found.wall_s.values()} == {3} and progress == [(n, 3) for n in range(4)]
-    # Sleeping costs no CPU time, and another's work is not counted.
-    assert statistics.median(found.cpu_s["long"]) < 0.03 < 0.05 <= statistics.median(found.cpu_s["busy"])
-    assert found.fastest(["long", "short", "absent"]) == "short" and found.fastest(["absent"]) is None
-
-
-def test_the_ratio_is_that_of_neighbours_in_time():
-    # The machine was half as fast in the second round: the ratio of each round is 2.
-    found = Rounds(wall_s={"ours": [2.0, 4.0, 2.2], "peer": [1.0, 2.0, 1.1]})
-    assert found.ratio("ours", "peer") == 2.0 and found.median("ours") == 2.2
 
 
 def test_the_peer_makes_the_same_step(small):
@@ -127,8 +80,10 @@ def test_a_bench_prints_its_table_and_leaves_every_round(small, tmp_path, monkey
 
 def test_mistakes_are_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(capsys, ["--mode=bench"], "--mode=bench needs --bench=step")
-    refused(capsys, ["--mode=bench", "--bench=steps"], "--bench=steps: choose of step, with commas between")
+    refused(capsys, ["--mode=bench"], "--mode=bench needs --bench=input,step,end2end")
+    refused(
+        capsys, ["--mode=bench", "--bench=steps"], "--bench=steps: choose of input, step, end2end, with commas between"
+    )
     refused(capsys, ["--mode=eval", "--bench=step"], "--bench: mode eval does not take it, only bench")
     step = ["--mode=bench", "--bench=step"]
     spatial = ["--config.model.name=cnn_m_spatial", "--config.input.streams=rgb"]

@@ -69,7 +69,7 @@ def test_crops_are_the_same(config, files, tmp_path):
     np.testing.assert_allclose(x, 255.0 - planes[0][:, ::-1], atol=1e-3)
 
     # A peer that read other crops would be found out.
-    ours = next(iter(bench_input._our_batches(bench_input._setup(config, made[bench_input.JPEG]), 1)))
+    ours = next(iter(bench_input._our_batches(bench_input.all_videos_setup(config, made[bench_input.JPEG]), 1)))
     with pytest.raises(AssertionError):
         bench_input._peers_compared(ours, samples[1:33], 41)
 

@@ -11,10 +11,10 @@ from trained import events, numbers, same_arrays, scalars, state_of
 
 from input_pipeline import sampling
 from input_pipeline.schema import UserError
-from twostream_jax import mesh as meshes
 from twostream_jax.checkpoint import Checkpoints
 from twostream_jax.drivers import bad_batch
 from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.step_lines import StepLines
 from twostream_jax.drivers.train import train
 from twostream_jax.run_log import Progress, read_metrics
 
@@ -234,19 +234,17 @@ def test_the_second_process_of_a_run_writes_no_batch(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkeypatch, capsys, number):
     config, *_ = finished
-    put_batch, count = meshes.put_batch, iter(range(100))
 
-    def signalled(batch, mesh):
-        if next(count) == 3:  # the fourth step
-            signal.raise_signal(number)
-        return put_batch(batch, mesh)
+    class Signalled(StepLines):
+        def add(self, step, metrics):
+            if step == 4:
+                signal.raise_signal(number)
+            super().add(step, metrics)
 
     with monkeypatch.context() as patch:
-        patch.setattr(meshes, "put_batch", signalled)
+        patch.setattr("twostream_jax.drivers.train.StepLines", Signalled)
         config = config.copy_and_resolve_references()
-        config.train.checkpoint_every = 5
-        # Validation, too, puts batches on the device; without it the count is of steps.
-        config.data.validation_fraction = 0.0
+        config.train.checkpoint_every, config.data.validation_fraction = 5, 0.0
         with pytest.raises(SystemExit) as stopped:
             train(config, tmp_path / "run")
     assert stopped.value.code == (0 if number == signal.SIGTERM else 130)

@@ -15,8 +15,10 @@ from test_interruption import alive, children
 SCRIPT = """
 import contextlib, pathlib, sys
 from input_pipeline import pipeline
+from twostream_jax.drivers.device_batches import DeviceBatches
 from twostream_jax.drivers.setup import Setup
 from twostream_jax import cli_config
+from twostream_jax import mesh as meshes
 
 def main():
     setup = Setup.of(cli_config.load_stored(pathlib.Path(sys.argv[1]), []))
@@ -25,6 +27,8 @@ def main():
     steps = int(sys.argv[2])
     window = setup.window(41)
     batches = pipeline.train_batches([setup.only.records], draw, window, start_step=0, steps=steps, reading=reading)
+    if sys.argv[3] == "ahead":
+        batches = DeviceBatches(batches, meshes.make_mesh())
     print("begins", flush=True)
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
@@ -41,10 +45,10 @@ if __name__ == "__main__":
 """
 
 
-def start(finished, tmp_path, steps):
+def start(finished, tmp_path, steps, how="here"):
     (tmp_path / "reads.py").write_text(SCRIPT)
     return subprocess.Popen(
-        [sys.executable, tmp_path / "reads.py", finished[1], str(steps)],
+        [sys.executable, tmp_path / "reads.py", finished[1], str(steps), how],
         cwd=REPOSITORY,
         env=cpu_environment() | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
@@ -61,8 +65,13 @@ def wait_until_gone(processes, seconds=15.0):
     return [process for process in processes if alive(process)]
 
 
-def test_the_end_leaves_no_shared_memory(finished, tmp_path):
-    process = start(finished, tmp_path, 6)
+# In the thread that asks for batches, as evaluation does, or in that which brings them ahead to the device.
+HOW = pytest.mark.parametrize("how", ["here", "ahead"])
+
+
+@HOW
+def test_the_end_leaves_no_shared_memory(finished, tmp_path, how):
+    process = start(finished, tmp_path, 6, how)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (0, "begins\nreads\ndone 6\n", "")
 
@@ -80,10 +89,11 @@ def test_workers_leave_with_a_parent_that_is_killed(finished, tmp_path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/stat").is_file(), reason="looks for processes in /proc")
+@HOW
 @pytest.mark.parametrize("after", ["begins\n", "reads\n"])
-def test_ctrl_c_is_answered_by_the_parent_alone(finished, tmp_path, after):
+def test_ctrl_c_is_answered_by_the_parent_alone(finished, tmp_path, after, how):
     """Also while the workers still start, which takes seconds."""
-    process = start(finished, tmp_path, 10**9)
+    process = start(finished, tmp_path, 10**9, how)
     while process.stdout.readline() != after:
         pass
     while len(begun := children(process.pid)) < 3:

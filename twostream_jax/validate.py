@@ -194,8 +194,25 @@ def _check_ranges(config) -> None:
         raise UserError(f"data.max_bad_fraction={config.data.max_bad_fraction}: must be a share between 0 and 1")
     if config.model.width <= 0:
         raise UserError(f"model.width={config.model.width}: must be above 0; 1 is the paper's net")
+    profiled = profiled_steps(config.train.profile)
+    if profiled and profiled[-1] > config.train.steps:
+        raise UserError(
+            f"train.profile={config.train.profile}: the run has train.steps={config.train.steps} steps; name earlier ones"
+        )
     if list(config.optim.drops) != sorted(set(config.optim.drops)):
         raise UserError(f"optim.drops={tuple(config.optim.drops)}: steps must ascend")
+
+
+def profiled_steps(wanted: str) -> range:
+    """Return the steps, from 1, that train.profile names as 'START:STOP', both included; none for ''."""
+    if not wanted:
+        return range(0)
+    found = re.fullmatch(r"([1-9]\d{0,9}):([1-9]\d{0,9})", wanted, re.ASCII)
+    if not found or int(found[2]) < int(found[1]):
+        raise UserError(
+            f"train.profile={_shown(wanted)}: give START:STOP, the first and the last step to trace, such as '11:15', or ''"
+        )
+    return range(int(found[1]), int(found[2]) + 1)
 
 
 def check_split(config) -> None:

@@ -17,8 +17,8 @@ from input_pipeline.store import Records
 from twostream_jax.bench import clips
 from twostream_jax.bench.rounds import Builder, Rounds, interleave, time_lines
 from twostream_jax.bench.samples import Sample
-from twostream_jax.drivers.setup import Setup, check_values
-from twostream_jax.drivers.tasks import Task
+from twostream_jax.bench.training_setup import all_videos_setup, draw_of
+from twostream_jax.drivers.setup import Setup
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 from twostream_jax.run_log import Progress
 
@@ -104,25 +104,11 @@ def _facts(records: Records) -> dict:
     return {"pairs": pairs, "sizes": sizes, "flow": records.dataset.flow.plain(), "bytes_a_pair": flow_bytes / pairs}
 
 
-def _setup(config, path: Path) -> Setup:
-    """Return the setup of all videos in some records, whatever their splits."""
-    check_values(config)
-    records = Records(path)
-    everyone = {"train": clips.in_common_order(records), "validation": (), "test": ()}
-    return Setup(config, (Task("bench", "data", config.data, records, everyone),))
-
-
-def _draw(setup: Setup) -> pipeline.DrawBatch:
-    section, (before, after) = setup.config.input, setup.span
-    table = setup.only.table("train")
-    return pipeline.DrawBatch((table,), BATCH_SIZE, before, after, section.crop, section.flip, setup.config.seed)
-
-
 def our_reader(config, records: Path) -> tuple[Callable[[], None], dict]:
     """Return a function that reads the round's batches as training does, and {"num_threads", "planes"}."""
     if computes_on_cpu():
         keep_freed_memory()  # as the command line does
-    setup = _setup(config, records)
+    setup = all_videos_setup(config, records)
     return partial(_exhaust, partial(_our_batches, setup, BATCHES)), {
         "num_threads": config.data.num_threads,
         "planes": len(setup.planes),
@@ -132,7 +118,9 @@ def our_reader(config, records: Path) -> tuple[Callable[[], None], dict]:
 def _our_batches(setup: Setup, count: int) -> Iterable[dict[str, np.ndarray]]:
     window, reading = setup.window(setup.config.input.crop), setup.reading()
     records = [setup.only.records]
-    return pipeline.train_batches(records, _draw(setup), window, start_step=0, steps=count, reading=reading)
+    return pipeline.train_batches(
+        records, draw_of(setup, BATCH_SIZE), window, start_step=0, steps=count, reading=reading
+    )
 
 
 def _exhaust(start: Callable[[], Iterable]) -> None:
@@ -144,8 +132,8 @@ def _exhaust(start: Callable[[], Iterable]) -> None:
 
 def peer_samples(config, records: Path, files: Path, count: int) -> list[Sample]:
     """Return the samples of the first `count` batches that ours draws."""
-    setup = _setup(config, records)
-    draw, stored, section, samples = _draw(setup), setup.only.records, config.input, []
+    setup = all_videos_setup(config, records)
+    draw, stored, section, samples = draw_of(setup, BATCH_SIZE), setup.only.records, config.input, []
     for step in range(count):
         drawn = draw(step)
         for b in range(BATCH_SIZE):
@@ -198,12 +186,12 @@ def crops_compared(config, made: dict[str, Path], files: Path, peers: bool) -> d
     from twostream_jax.preprocess import crop_windows
     from twostream_jax.preprocess.dequantise import dequantise_dct
 
-    ours = next(iter(_our_batches(_setup(config, made[JPEG]), 1)))
+    ours = next(iter(_our_batches(all_videos_setup(config, made[JPEG]), 1)))
     words = {JPEG: "the reference"}
     for who, path in made.items():
         if who == JPEG:
             continue
-        setup = _setup(config, path)
+        setup = all_videos_setup(config, path)
         batch = next(iter(_our_batches(setup, 1)))
         px = dequantise_dct(*(batch[key] for key in ("flow", "steps", "zero", "bound")), setup.planes)
         px = np.asarray(crop_windows(px, batch["crop"], config.input.crop))

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-# Returns the function that is timed, and facts about it. What it raises, as without its library, is told in the table.
-Builder = Callable[..., tuple[Callable[[], object], dict]]
+# Returns the function that is timed, facts about it and, where there is one, a function that is called before each round
+# and not timed. What it raises, as without its library, is told in the table.
+Builder = Callable[..., tuple]
 
 
 @dataclass
@@ -121,7 +122,7 @@ def _process(builder: Builder, arguments: tuple) -> Iterator[Connection]:
 
 def _serve(connection: Connection, builder: Builder, arguments: tuple) -> None:
     try:
-        run, facts = builder(*arguments)
+        run, facts, *before = builder(*arguments)
         run()  # compiles
     # Libraries that are absent, compilers that are not there, memory that is too small: each raises its own.
     except Exception as error:
@@ -132,19 +133,21 @@ def _serve(connection: Connection, builder: Builder, arguments: tuple) -> None:
     while connection.recv():
         # Garbage of one round must not be collected at the cost of the next.
         gc.collect()
+        for get_ready in before:
+            get_ready()
         wall, cpu = time.perf_counter(), _cpu_s()
         run()
         connection.send((time.perf_counter() - wall, _cpu_s() - cpu))
 
 
 def _cpu_s() -> float:
-    """Return the CPU seconds of this process and, on Linux, of the processes it has started, to 1/100 s."""
-    ticks = 0
+    """Return the CPU seconds of this process and the processes it has started; those that still run on Linux only."""
+    ended = os.times()
+    seconds = time.process_time() + ended.children_user + ended.children_system
     for child in multiprocessing.active_children():
         with contextlib.suppress(OSError):
-            # After the name in brackets: utime and stime are fields 14 and 15 of proc_pid_stat(5).
-            numbers = (
-                Path(f"/proc/{child.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            )
-            ticks += int(numbers[11]) + int(numbers[12])
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+            # After the name in brackets: utime and stime are fields 14 and 15 of proc_pid_stat(5), in ticks.
+            stat = Path(f"/proc/{child.pid}/stat").read_text(encoding="utf-8", errors="replace")
+            numbers = stat.rpartition(")")[2].split()
+            seconds += (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds

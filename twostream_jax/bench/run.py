@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from input_pipeline.schema import UserError
+from twostream_jax.bench.end2end import bench_end2end, end2end_lines
 from twostream_jax.bench.input import bench_input, input_lines
 from twostream_jax.bench.machine import machine
 from twostream_jax.bench.step import bench_step, step_lines
@@ -15,7 +16,11 @@ from twostream_jax.models import STREAMS
 from twostream_jax.validate import check_config, check_devices
 
 # Each bench is (run, lines): `run(config, rounds, workdir)` measures, and `lines(found)` says in words what it found.
-BENCHES = {"input": (bench_input, input_lines), "step": (bench_step, step_lines)}
+BENCHES = {
+    "input": (bench_input, input_lines),
+    "step": (bench_step, step_lines),
+    "end2end": (bench_end2end, end2end_lines),
+}
 ROUNDS = 9
 
 

@@ -12,25 +12,40 @@ from typing import Any
 import jax
 
 from twostream_jax.drivers.bad_batch import NotFinite
+from twostream_jax.drivers.device_batches import DeviceBatches
+from twostream_jax.drivers.starving import Starving
 from twostream_jax.metrics import ClipMetrics
 from twostream_jax.run_log import MetricsLog, NoLog
 
 # Steps dispatched ahead of the one whose result is awaited. Without a limit the host would queue batches on the device
-# until its memory is full; with two the device never waits for the host.
+# until its memory is full; with two the device never waits for the host. The batches of AHEAD + 1 steps are on the device
+# for as long as it takes to wait for the oldest, beside `device_batches.QUEUED` that no step has taken.
 AHEAD = 2
+# How often, while a batch is waited for, it is looked whether a step still runs. Of each wait in which the last one ends,
+# at most so much is not counted.
+LOOK_S = 0.001
 
 
 class StepLines:
     """Sums the steps' metrics and writes a line every `log_every` steps, once that step's result has come."""
 
     def __init__(
-        self, log: MetricsLog | NoLog, log_every: int, batch_size: int, rate: Callable, tasks: tuple[str, ...] = ("",)
+        self,
+        log: MetricsLog | NoLog,
+        log_every: int,
+        batch_size: int,
+        rate: Callable,
+        tasks: tuple[str, ...] = ("",),
+        *,
+        on_starving: Callable[[float], None] = lambda share: None,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._tasks = tasks
         self._log, self._log_every, self._batch_size, self._rate = log, log_every, batch_size, rate
+        self._clock, self._starving = clock, Starving(on_starving)
         self._pending: deque[tuple[int, ClipMetrics]] = deque()
         self._sums = ClipMetrics.empty(len(self._tasks))
-        self._steps, self._wait, self._since = 0, 0.0, time.monotonic()
+        self._steps, self._wait, self._since = 0, 0.0, clock()
         self.last: dict[str, Any] = {}
 
     @property
@@ -42,16 +57,25 @@ class StepLines:
             f"loss {self.last['loss']:.3f}, clip accuracy of training batches {100 * self.last['clip_accuracy']:.1f} %"
         )
 
-    def timed(self, fetch: Callable[[], Any]) -> Any:
-        """Return `fetch()`; its time counts as waiting for input when no step was left running at its end.
+    def timed(self, batches: DeviceBatches) -> dict[str, jax.Array]:
+        """Return the next batch; the time that it is waited for while no step is left running counts as `input_wait`.
 
-        That is an upper bound: the steps may have ended at any moment of the wait.
+        Steps are dispatched ahead, so a batch may come late and find the devices at work: that costs nothing.
         """
-        begun = time.monotonic()
-        batch = fetch()
-        if not self._pending or self._pending[-1][1].count.is_ready():
-            self._wait += time.monotonic() - begun
-        return batch
+        with jax.profiler.TraceAnnotation("next batch"):
+            while self._running():
+                if batches.wait(LOOK_S):
+                    return next(batches)
+            # While there is nothing else to do, and not with the results of later steps: lines then have their own time.
+            while self._pending:
+                self._read_oldest()
+            begun = self._clock()
+            batch = next(batches)
+            self._wait += self._clock() - begun
+            return batch
+
+    def _running(self) -> bool:
+        return bool(self._pending) and not self._pending[-1][1].count.is_ready()
 
     def add(self, step: int, metrics: ClipMetrics) -> None:
         """Take the metrics of a step just dispatched, and wait for those of `AHEAD` steps before."""
@@ -83,9 +107,9 @@ class StepLines:
         """Leave what happens inside, once the steps under way are done, out of the rates."""
         if self._pending:
             jax.block_until_ready(self._pending[-1][1])
-        begun = time.monotonic()
+        begun = self._clock()
         yield
-        self._since += time.monotonic() - begun
+        self._since += self._clock() - begun
 
     def _read_oldest(self) -> None:
         step = self._take_oldest()
@@ -102,7 +126,7 @@ class StepLines:
         return step
 
     def _write(self, step: int, extra: dict[str, float]) -> None:
-        now = time.monotonic()
+        now = self._clock()
         seconds = max(now - self._since, 1e-9)
         numbers = {
             **self._sums.compute(self._tasks),
@@ -113,4 +137,5 @@ class StepLines:
         }
         self._log.write(step, numbers)
         self.last = {"step": step, **numbers}
+        self._starving.add(numbers["input_wait"])
         self._sums, self._steps, self._wait, self._since = ClipMetrics.empty(len(self._tasks)), 0, 0.0, now

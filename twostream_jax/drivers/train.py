@@ -18,10 +18,13 @@ from twostream_jax import mesh as meshes
 from twostream_jax import steps, validate, validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
 from twostream_jax.drivers.bad_batch import NotFinite, bad_batch, refusal
+from twostream_jax.drivers.device_batches import DeviceBatches
+from twostream_jax.drivers.profile import Profile
 from twostream_jax.drivers.resume import nothing_left, resumable_steps, say_damaged
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.start_weights import Start, plan_start
+from twostream_jax.drivers.starving import starving_line, usable_cores
 from twostream_jax.drivers.step_lines import StepLines
 from twostream_jax.drivers.stop_signals import StopSignals
 from twostream_jax.drivers.tasks import Task
@@ -152,18 +155,25 @@ class _Run:
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
         rate = learning_rate(config.optim)
-        lines = StepLines(log, config.train.log_every, config.train.batch_size, rate, self.tasks)
+        every, batch_size = config.train.log_every, config.train.batch_size
+        lines = StepLines(log, every, batch_size, rate, self.tasks, on_starving=self._say_starving)
         draw = self._draw()
+        profile = Profile(workdir / "profile", config.train.profile, start)
         progress.update(start, last)
         stop = StopSignals()
         try:
-            with contextlib.closing(self._batches(draw, start)) as batches:
+            with contextlib.closing(DeviceBatches(self._batches(draw, start), self.mesh)) as batches:
                 for step in range(start + 1, last + 1):
-                    batch = lines.timed(lambda: next(batches))
-                    # Any copy between host and device that is not asked for by name is a mistake in here.
-                    with jax.transfer_guard("disallow"):
-                        state, metrics = step_of(state, meshes.put_batch(batch, self.mesh), self.step_key)
-                    lines.add(step, metrics)
+                    profile.before(step, state, lines)
+                    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                        batch = lines.timed(batches)
+                        # Any copy between host and device that is not asked for by name is a mistake in here.
+                        with jax.transfer_guard("disallow"):
+                            state, metrics = step_of(state, batch, self.step_key)
+                        # The step keeps its batch for as long as it runs, and nobody longer.
+                        del batch
+                        lines.add(step, metrics)
+                    profile.after(step, state, lines)
                     # Read once: what comes after this is granted after the next step, which then is saved.
                     ends = bool(stop.wanted)
                     if self._saves_at(step) or ends:
@@ -178,9 +188,22 @@ class _Run:
             raise refusal(error, batch, workdir, write=jax.process_index() == 0) from error
         finally:
             stop.restore()
+            profile.close()
             progress.close()
             log.close()
         return lines.last
+
+    def _say_starving(self, share: float) -> None:
+        line = starving_line(
+            share,
+            threads=self.config.data.num_threads,
+            workers=self.config.data.num_workers,
+            cores=usable_cores(),
+            flow_jpegs="flow" in self.config.input.streams and not self.setup.planes,
+            on_cpu=self.mesh.devices.flat[0].platform == "cpu",
+        )
+        # On a terminal it takes the place of the line of progress, which is written again with the next step.
+        print(("\r\033[K" if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
 
     def _end(self, step: int, stop: StopSignals, workdir: Path) -> None:
         self.checkpoints.wait()
@@ -212,9 +235,9 @@ class _Run:
     def _save(self, step: int, state, lines: StepLines) -> None:
         lines.require_finite()
         # A loss is of the parameters before its step; what the step made of them shows in the next one only.
-        if not bool(self.all_finite(state)):
-            raise NotFinite("a parameter is no number after the update", step)
         with lines.clock_stopped():
+            if not bool(self.all_finite(state)):
+                raise NotFinite("a parameter is no number after the update", step)
             by_task = {task.name: self._validated(state.params, task) for task in self.rated}
         score = statistics.fmean(by_task.values()) if by_task else None
         # Before the save, which a crash may follow at once: a step that is never run again needs its line.
