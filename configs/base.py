@@ -10,9 +10,10 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | tfds | synthetic
+            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | records | tfds | synthetic
             # Folder of the video files; csv: what its paths are relative to, empty for the CSV's own folder; tfds: the
-            # version folder, such as tensorflow_datasets/ucf101/ucf101_1/2.0.0
+            # version folder, such as tensorflow_datasets/ucf101/ucf101_1/2.0.0; records: a folder that prepare wrote, whose
+            # flow is to be stored as data.codec=dct
             "videos": "",
             "frames": "",  # jpeg_folders: folder of the RGB frames where they lie apart from the flow; empty: in data.videos
             "jpeg_bound_px": 0.0,  # jpeg_folders: px per frame that level 255 of the flow stands for; 0: not stated

@@ -62,7 +62,7 @@ def changes_since(dataset: Dataset, video_list: VideoList, records: pathlib.Path
     forgotten = tuple(name for name in quarantine if name not in listed)
     here = {name: aside for name, aside in quarantine.items() if name in listed and listed[name].exists()}
     mended += [name for name, aside in here.items() if aside.content and aside.content != content_of(listed[name])]
-    if new or mended:
+    if (new or mended) and not settings.given:
         check_same_opencv(dataset, records, "new videos")
     if not _other_opencv(dataset):
         mended += [name for name, aside in here.items() if not aside.content]  # may be usable now

@@ -44,7 +44,7 @@ def test_crops_are_the_same(config, files, tmp_path):
     from twostream_jax.bench.torch_loaders import DEVIATION, MEAN, TunedFlow, TunedFlowByItem, UsualFlow
 
     dct = prepare_dct(config, tmp_path, backward=False)
-    taken = clips.transcoded_records(config, tmp_path, files, 8.0)
+    taken = clips.transcoded_records(config, tmp_path, config.data.records)
     made = {bench_input.JPEG: config.data.records, bench_input.DCT: dct.data.records, bench_input.DCT_TAKEN_OVER: taken}
     words = bench_input.crops_compared(config, made, files, peers=True)
     assert list(words) == [

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from configs import base
 from input_pipeline.schema import CODECS, FLOW_METHODS, SUBSETS, UserError, shown_name
 
-KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
+KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "records", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
 # Part of the names of layers and of score files.
 TASK_NAME = r"[\w+-]{1,60}"
@@ -61,6 +61,12 @@ def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
         )
     if config.data.kind == "jpeg_folders":
         _check_jpeg_folders(config)
+    elif config.data.kind == "records":
+        if config.data.codec != "dct":
+            raise UserError(
+                f"data.codec={config.data.codec}: data.kind=records stores flow of records as coefficients; set it to dct"
+            )
+        _check_all_planes(config)
     elif config.input.crop > config.data.short_side:
         raise UserError(
             f"input.crop={config.input.crop}: larger than the stored frames, data.short_side={config.data.short_side} px; "
@@ -72,14 +78,19 @@ def _check_jpeg_folders(config) -> None:
     """Check what says how JPEGs are taken over; their size is known only once they are records."""
     _one_of("data.spare_field", config.data.spare_field, ("", "first", "last"))
     _at_least("data.jpeg_bound_px", config.data.jpeg_bound_px, 0)
-    if config.data.codec == "dct" and config.data.dct_planes != 64:
-        raise UserError(
-            f"data.dct_planes={config.data.dct_planes}: data.kind=jpeg_folders takes over all coefficients of the JPEGs; "
-            "set it to 64"
-        )
+    if config.data.codec == "dct":
+        _check_all_planes(config)
     if config.flow.backward:
         raise UserError(
             "flow.backward=True: data.kind=jpeg_folders takes over flow that is there and computes none; set it to False"
+        )
+
+
+def _check_all_planes(config) -> None:
+    if config.data.dct_planes != 64:
+        raise UserError(
+            f"data.dct_planes={config.data.dct_planes}: data.kind={config.data.kind} takes over all coefficients of the "
+            "JPEGs; set it to 64"
         )
 
 

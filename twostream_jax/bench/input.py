@@ -44,7 +44,7 @@ def bench_input(config, rounds: int, workdir: Path) -> dict:
     stored = Records(made[JPEG])
     files = clips.jpeg_files(stored, workdir / "jpegs")
     try:
-        made[DCT_TAKEN_OVER] = clips.transcoded_records(config, workdir, files, stored.videos[0].bound_px)
+        made[DCT_TAKEN_OVER] = clips.transcoded_records(config, workdir, made[JPEG])
     except UserError as error:
         missing[DCT_TAKEN_OVER] = first_line(error)
     contestants: dict[str, tuple[Builder, tuple]] = {who: (our_reader, (config, path)) for who, path in made.items()}
