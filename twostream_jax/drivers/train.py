@@ -32,6 +32,7 @@ from twostream_jax.files import cannot_write, write_json
 from twostream_jax.metrics import accuracy
 from twostream_jax.optim import frozen_layers, learning_rate, make_optimizer
 from twostream_jax.run_log import MetricsLog, NoLog, Progress
+from twostream_jax.xla_settings import require_deterministic
 
 # Keys that name files and folders, as seen from where the command was given.
 PATHS = ("videos", "frames", "splits", "split_file", "records")
@@ -60,6 +61,8 @@ def train(config, workdir: Path) -> dict:
         # Read for the first start alone: later those weights may have been moved.
         begin = None if saved else plan_start(setup, params, frozen)
         mesh = meshes.make_mesh()
+        if config.train.deterministic:
+            require_deterministic(mesh.devices.flat[0].platform)
         if not saved or saved[0] < config.train.steps:
             validate.check_devices(config.train.batch_size, config.train.accumulate, mesh.devices.size)
         seen = checkpoints.config(saved[0])["trained_videos"] if saved else begin.trained_videos if begin else {}
