@@ -157,11 +157,11 @@ class _Run:
         # Every process computes the same numbers; the first one writes them.
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
+        profile = Profile(workdir / "profile", config.train.profile, start, progress.say)
         rate = learning_rate(config.optim)
         every, batch_size = config.train.log_every, config.train.batch_size
         lines = StepLines(log, every, batch_size, rate, self.tasks, on_starving=self._say_starving)
         draw = self._draw()
-        profile = Profile(workdir / "profile", config.train.profile, start)
         progress.update(start, last)
         stop = StopSignals()
         try:
