@@ -103,6 +103,8 @@ def get_config() -> ConfigDict:
             "log_every": 20,  # steps a line of metrics.jsonl averages
             "accumulate": 1,  # parts a batch is computed in, one after the other, for devices too small for the whole
             "dtype": "float32",  # of the computation, float32 | bfloat16; parameters are float32
+            # True: the same run gives the same bits on a GPU too, where it is slower. CPUs and TPUs need nothing for that
+            "deterministic": False,
             # 'START:STOP' traces these steps, from 1, both included, into profile/ of the workdir; '' traces none. Step 1
             # holds the compilation.
             "profile": "",

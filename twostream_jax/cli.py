@@ -14,6 +14,7 @@ from absl import flags
 from input_pipeline.schema import UserError, first_line, one_line
 from twostream_jax import cli_config, validate
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
+from twostream_jax.xla_settings import heed_deterministic, keep_compiled_programs
 
 # Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
 MODES = {
@@ -119,8 +120,8 @@ def _run(arguments: list[str]) -> None:
             fit = ", ".join(other for other, taken in MODES.items() if name in taken)
             raise UserError(f"--{name}: mode {mode} does not take it, only {fit}")
     _quiet_libraries()
-    if mode in COMPUTING and computes_on_cpu():
-        keep_freed_memory()
+    if mode in COMPUTING:
+        (keep_freed_memory if computes_on_cpu() else keep_compiled_programs)()
     if any(values[name].present for name in ("coordinator", "num_processes", "process_id")):
         from twostream_jax.mesh import start_processes
 
@@ -153,6 +154,7 @@ def _demo(values, rest) -> None:
 
     config, name = cli_config.load(values.config or "configs/demo.py", rest)
     validate.check_one_checkpoint(config, "demo")
+    heed_deterministic(config)
     demo(config, Path(values.workdir or f"runs/{name}"))
 
 
@@ -183,6 +185,7 @@ def _train(values, rest) -> None:
         if not values.workdir:
             raise UserError("--mode=train needs --config=configs/X.py, or --workdir=DIR of a run to continue")
         config = cli_config.load_stored(workdir, rest)
+    heed_deterministic(config)
     train(config, workdir)
 
 
@@ -222,6 +225,7 @@ def _table(values, rest) -> None:
         path = config.table[place]
         if path and (place == "hmdb51" or path.endswith(".py")):
             configs[place] = _place_config(place, path)
+    heed_deterministic(*configs.values())
     folder = name if name.startswith("table") else f"table_{name}_tiny" if tiny else f"table_{name}"
     table(values.table, configs, Path(values.workdir or f"runs/{folder}"))
 

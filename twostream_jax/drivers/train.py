@@ -33,6 +33,7 @@ from twostream_jax.files import cannot_write, write_json
 from twostream_jax.metrics import accuracy
 from twostream_jax.optim import frozen_layers, learning_rate, make_optimizer
 from twostream_jax.run_log import MetricsLog, NoLog, Progress
+from twostream_jax.xla_settings import require_deterministic
 
 # Keys that name files and folders, as seen from where the command was given.
 PATHS = ("videos", "frames", "splits", "split_file", "records")
@@ -61,6 +62,8 @@ def train(config, workdir: Path) -> dict:
         # Read for the first start alone: later those weights may have been moved.
         begin = None if saved else plan_start(setup, params, frozen)
         mesh = meshes.make_mesh()
+        if config.train.deterministic:
+            require_deterministic(mesh.devices.flat[0].platform)
         if not saved or saved[0] < config.train.steps:
             validate.check_devices(config.train.batch_size, config.train.accumulate, mesh.devices.size)
         seen = checkpoints.config(saved[0])["trained_videos"] if saved else begin.trained_videos if begin else {}
@@ -155,11 +158,11 @@ class _Run:
         # Every process computes the same numbers; the first one writes them.
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
+        profile = Profile(workdir / "profile", config.train.profile, start, progress.say)
         rate = learning_rate(config.optim)
         every, batch_size = config.train.log_every, config.train.batch_size
         lines = StepLines(log, every, batch_size, rate, self.tasks, on_starving=self._say_starving)
         draw = self._draw()
-        profile = Profile(workdir / "profile", config.train.profile, start)
         progress.update(start, last)
         stop = StopSignals()
         try:
