@@ -7,6 +7,7 @@ are given to them, so that they draw nothing.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,15 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from twostream_jax.bench.samples import Sample
 
-# What two-stream repositories normalise flow with, on a range of 0 to 1.
+# What bryanyzhu/two-stream-pytorch normalises flow with, on a range of 0 to 1.
 MEAN, DEVIATION = 0.5, 0.226
 
 
 class UsualFlow(Dataset):
-    """Samples as float32 [2L, crop, crop], normalised and mirrored on the host: item by item, whole images stacked.
+    """Samples as float32 [2L, crop, crop], normalised and mirrored on the host, an item each.
 
-    Written as the two-stream repositories for PyTorch are: images [H, W, 1] joined to [H, W, 2L], a random crop and mirror
-    of that, then a tensor of 0 to 1, then the normalisation.
+    Written as bryanyzhu/two-stream-pytorch is (datasets/ucf101.py, video_transforms.py): all images [H, W, 1] joined to
+    [H, W, 2L], the crop of each scaled into float64 [crop, crop, 2L] (to its own size here: ours scales none), the mirror
+    image of that, then a tensor of 0 to 1, normalised channel by channel.
     """
 
     def __init__(self, samples: Sequence[Sample], crop: int):
@@ -43,13 +45,18 @@ class UsualFlow(Dataset):
             for axis in "xy":
                 image = cv2.imread(str(sample.folder / f"flow_{axis}_{i:05d}.jpg"), cv2.IMREAD_GRAYSCALE)
                 images.append(np.expand_dims(image, 2))
-        clip = np.concatenate(images, axis=2)
-        clip = clip[sample.y : sample.y + self.crop, sample.x : sample.x + self.crop]
+        whole = np.concatenate(images, axis=2)
+        clip = np.zeros((self.crop, self.crop, whole.shape[2]))
+        for k in range(whole.shape[2]):
+            image = whole[sample.y : sample.y + self.crop, sample.x : sample.x + self.crop, k]
+            clip[..., k] = cv2.resize(image, (self.crop, self.crop), interpolation=cv2.INTER_LINEAR)
         if sample.flip:
-            clip = clip[:, ::-1].copy()
+            clip = np.ascontiguousarray(np.fliplr(clip))
             clip[..., ::2] = 255 - clip[..., ::2]
-        tensor = torch.from_numpy(np.ascontiguousarray(clip.transpose(2, 0, 1))).float().div(255)
-        return tensor.sub_(MEAN).div_(DEVIATION), sample.label
+        tensor = torch.from_numpy(clip.transpose(2, 0, 1)).float().div(255)
+        for channel in tensor:
+            channel.sub_(MEAN).div_(DEVIATION)
+        return tensor, sample.label
 
 
 class TunedFlow(Dataset):
@@ -112,6 +119,7 @@ def usual_reader(samples: Sequence[Sample], crop: int, batch_size: int, batches:
 
     Two workers, everything else as PyTorch sets it.
     """
+    _quiet()
     loader = DataLoader(
         UsualFlow(samples, crop), batch_size, num_workers=2, pin_memory=torch.cuda.is_available(), sampler=_endless()
     )
@@ -121,6 +129,7 @@ def usual_reader(samples: Sequence[Sample], crop: int, batch_size: int, batches:
 def tuned_reader(samples: Sequence[Sample], crop: int, batch_size: int, batches: int, tuning: Tuning) -> tuple:
     """Return the same of the tuned loader, and its settings."""
     kind = TunedFlow if tuning.whole_batches else TunedFlowByItem
+    _quiet()
     _one_thread()
     workers = {"num_workers": tuning.workers, "worker_init_fn": _one_thread, "pin_memory": torch.cuda.is_available()}
     if tuning.workers:
@@ -170,6 +179,11 @@ def sweep(
             read()
             found[tuning].append(time.perf_counter() - begun)
     return found
+
+
+def _quiet() -> None:
+    """Turn off this process's stderr: loaders that end amid their work say so there, and others that 2 cores are few."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _one_thread(_: int = 0) -> None:
