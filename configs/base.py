@@ -36,8 +36,8 @@ def get_config() -> ConfigDict:
             "folds": 0,  # K > 1: K folds over whole groups instead of the stored splits
             "validation_fraction": 0.0,  # share of the training groups held out to choose the best checkpoint
             "seed": 0,  # of folds and held-out groups, apart from `seed` so that runs of several seeds share them
-            "num_threads": 8,  # threads that read and decode
-            "num_workers": 0,  # Grain worker processes on top; on few cores threads alone are faster
+            "num_threads": 0,  # threads that read and decode; 0: one more than the cores, for DCT records one
+            "num_workers": 0,  # processes that read instead of threads, for many cores (Linux); 0: threads
         }
     )
 

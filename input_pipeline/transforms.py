@@ -6,13 +6,14 @@ Nothing becomes float here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from input_pipeline import dct, sampling
-from input_pipeline.batch_memory import BatchMemory, RowThreads
+from input_pipeline.batch_memory import BatchMemory
+from input_pipeline.filling import Filling
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,9 @@ class Window:
     planes: tuple[int, ...] = ()  # of DCT records, those that are read (`Records.planes`); () reads JPEGs
 
 
-@dataclass(frozen=True)
-class Filling:
-    """What batches are filled with and by."""
-
-    memory: BatchMemory = field(default_factory=BatchMemory)
-    threads: RowThreads = field(default_factory=lambda: RowThreads(1))
-
-
 def _unfilled_batch(window: Window, n: int, memory: BatchMemory) -> dict[str, np.ndarray]:
     """Return the arrays of a batch of n; `rgb` and `flow` hold anything yet, the others zeros."""
-    batch = {"size": np.zeros((n, 2), np.int32)}
+    batch = {"size": memory.zeros((n, 2), np.int32)}
     time, stack = window.clip_frames, window.stack
     if "rgb" in window.streams:
         batch["rgb"] = memory.array((n, time, window.height, window.width, 3), np.uint8)
@@ -48,12 +41,12 @@ def _unfilled_batch(window: Window, n: int, memory: BatchMemory) -> dict[str, np
         if window.planes:
             shape = (len(window.planes), window.height // dct.BLOCK, window.width // dct.BLOCK)
             batch["flow"] = memory.array((n, time, stack, 2, *shape), np.int8)
-            batch["steps"] = np.zeros((n, len(window.planes)), np.float32)
-            batch["zero"] = np.zeros(n, np.float32)
+            batch["steps"] = memory.zeros((n, len(window.planes)), np.float32)
+            batch["zero"] = memory.zeros((n,), np.float32)
         else:
             batch["flow"] = memory.array((n, time, stack, 2, window.height, window.width), np.uint8)
-        batch["mean"] = np.zeros((n, time, stack, 2), np.float32)
-        batch["bound"] = np.zeros(n, np.float32)
+        batch["mean"] = memory.zeros((n, time, stack, 2), np.float32)
+        batch["bound"] = memory.zeros((n,), np.float32)
     return batch
 
 
@@ -70,33 +63,36 @@ def _place(target: np.ndarray, image: np.ndarray, y: int, x: int) -> tuple[int, 
     return height, width
 
 
-def read_windows(sources, videos, anchors, ys, xs, window: Window, filling: Filling) -> dict[str, np.ndarray]:
+def read_windows(
+    records: Sequence, sources, videos, anchors, ys, xs, window: Window, filling: Filling
+) -> dict[str, np.ndarray]:
     """Return `rgb`, `flow` and what goes with it (by the window's streams) and `size` of a batch; see `schema`.
 
-    sources: the records of each sample, [B]; videos, anchors, ys, xs: integers [B], the position in these records, the
-    anchor frame, and the window's top left corner in the stored frame, of DCT records at multiples of 8. A frame smaller
-    than the window fills its top left; `size` says how far.
+    sources, videos, anchors, ys, xs: integers [B], which of the `records` it is, the position in these, the anchor frame,
+    and the window's top left corner in the stored frame, of DCT records at multiples of 8. A frame smaller than the window
+    fills its top left; `size` says how far.
     """
     batch = _unfilled_batch(window, len(videos), filling.memory)
-    samples = list(zip(sources, map(int, videos), map(int, anchors), zip(ys, xs, strict=True), strict=True))
-    filling.threads(
-        lambda b: _fill_row({key: value[b, ...] for key, value in batch.items()}, *samples[b], window), len(samples)
-    )
+    columns = (np.asarray(column).tolist() for column in (sources, videos, anchors, ys, xs))
+    filling(_fill_row, records, batch, list(zip(range(len(videos)), *columns, strict=True)), window)
     return batch
 
 
-def _fill_row(row: dict[str, np.ndarray], records, video: int, anchor: int, corner, window: Window) -> None:
-    """Fill in one sample; `row` holds views of its arrays in the batch, scalars as arrays [...] of no axis."""
-    stored = records.videos[video]
+def _fill_row(records: Sequence, batch: dict[str, np.ndarray], sample: tuple[int, ...], window: Window) -> None:
+    """Fill in one sample: its row, and what `read_windows` has of it."""
+    b, source, video, anchor, *corner = sample
+    own = records[source]
+    row = {key: value[b, ...] for key, value in batch.items()}  # scalars as arrays of no axis
+    stored = own.videos[video]
     indices = sampling.frame_indices(anchor, stored.frames, window.clip_frames)
     if "rgb" in window.streams:
-        for jpeg, i, target in zip(records.frame_jpegs(video, indices), indices, row["rgb"], strict=True):
-            row["size"][:] = _place(target, records.frame(jpeg, video, int(i)), *corner)
+        for jpeg, i, target in zip(own.frame_jpegs(video, indices), indices, row["rgb"], strict=True):
+            row["size"][:] = _place(target, own.frame(jpeg, video, int(i)), *corner)
     if "flow" not in window.streams:
         return
     row["bound"][...] = stored.bound_px
     for i, levels, means in zip(indices, row["flow"], row["mean"], strict=True):
-        row["size"][:], coding = _read_stack(records, video, int(i), corner, window, levels, means)
+        row["size"][:], coding = _read_stack(own, video, int(i), corner, window, levels, means)
     if coding:
         row["steps"][:] = dct.px_steps(coding, window.planes, stored.bound_px)
         row["zero"][...] = dct.px_zero(coding, stored.bound_px)
@@ -147,11 +143,12 @@ def train_batch(
     The window is the crop, the blocks that hold it, or the whole frame.
     """
     corners = np.stack([draws["y"], draws["x"]], axis=1)
-    sources = [records[task] for task in draws["task"]]
     origins = np.zeros_like(corners) if window.whole else corners
     if window.planes and not window.whole:
+        sources = [records[task] for task in draws["task"]]
         origins = _block_origins(sources, draws["video"], corners, window)
-    batch = read_windows(sources, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window, filling)
+    where = (draws["task"], draws["video"], draws["anchor"], origins[:, 0], origins[:, 1])
+    batch = read_windows(records, *where, window, filling)
     n, side = len(corners), draws["crop"][:, None]
     batch["crop"] = np.concatenate([corners - origins, side, side], axis=1).astype(np.int32)
     batch["flip"] = draws["flip"]
@@ -189,7 +186,7 @@ def eval_batch(
         if "flow" in window.streams:
             batch["bound"][b] = stored.bound_px
     runs = _runs(_users(records, videos, chunk["anchor"], window), max(window.stack, window.clip_frames))
-    filling.threads(lambda n: _fill_run(batch, records, *runs[n], window), len(runs))
+    filling(_fill_run, (records,), batch, runs, window)
     return batch
 
 
@@ -232,8 +229,9 @@ def _runs(users: dict[tuple[int, str], Users], length: int) -> list[tuple[int, s
     return runs
 
 
-def _fill_run(batch: dict[str, np.ndarray], records, video: int, folder: str, users: Users, window: Window) -> None:
+def _fill_run(sources: Sequence, batch: dict[str, np.ndarray], run: tuple[int, str, Users], window: Window) -> None:
     """Read and decode one run of images and copy each to all of its users."""
+    (records,), (video, folder, users) = sources, run
     indices = list(users)
     if folder == "rgb":
         for jpeg, (i, places) in zip(records.frame_jpegs(video, indices), users.items(), strict=True):

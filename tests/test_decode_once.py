@@ -8,6 +8,7 @@ import pytest
 from dct_sets import prepare_dct
 
 from input_pipeline import codecs, pipeline, sampling, transforms
+from input_pipeline.filling import FillingThreads
 from input_pipeline.schema import UserError
 from twostream_jax import mesh as meshes
 from twostream_jax.drivers import scoring
@@ -53,7 +54,7 @@ def read(records, kind, *, threads=2, codec="jpeg"):
     for chunk in chunks:
         zeros = np.zeros(len(chunk["row"]), np.int64)
         where = (table.position[chunk["row"]], chunk["anchor"], zeros, zeros)
-        each.append(transforms.read_windows([records] * len(zeros), *where, window, transforms.Filling()))
+        each.append(transforms.read_windows([records], zeros, *where, window, FillingThreads(1)))
     return chunks, list(batches), each
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -37,7 +37,7 @@ class UsualFlow(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        sample = self.samples[index]
+        sample = self.samples[index % len(self.samples)]
         images = []
         for i in sample.fields:
             for axis in "xy":
@@ -63,7 +63,8 @@ class TunedFlow(Dataset):
         return len(self.samples) // self.batch_size
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        samples = self.samples[index * self.batch_size : (index + 1) * self.batch_size]
+        first = index * self.batch_size % len(self.samples)
+        samples = self.samples[first : first + self.batch_size]
         planes = 2 * len(samples[0].fields)
         batch = torch.empty((len(samples), planes, self.crop, self.crop), dtype=torch.uint8)
         for sample, target in zip(samples, batch.numpy(), strict=True):
@@ -87,7 +88,7 @@ class TunedFlowByItem(TunedFlow):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, bool, int]:
-        sample = self.samples[index]
+        sample = self.samples[index % len(self.samples)]
         planes = np.empty((2 * len(sample.fields), self.crop, self.crop), np.uint8)
         self.fill(sample, planes)
         return planes, sample.flip, sample.label
@@ -106,51 +107,69 @@ class Tuning:
         return f"{self.workers} workers, {what} as items, {self.prefetch} ahead"
 
 
-def usual_reader(samples: Sequence[Sample], crop: int, batch_size: int) -> tuple[Callable[[], None], dict]:
-    """Return a function that reads all samples, and {"workers"}: two, everything else as PyTorch sets it."""
-    loader = DataLoader(UsualFlow(samples, crop), batch_size, num_workers=2, pin_memory=torch.cuda.is_available())
-    return partial(_exhaust, loader), {"workers": 2}
+def usual_reader(samples: Sequence[Sample], crop: int, batch_size: int, batches: int) -> tuple:
+    """Return a function that reads the next `batches`, {"workers"}, and what drops those read ahead (`rounds.Builder`).
+
+    Two workers, everything else as PyTorch sets it.
+    """
+    loader = DataLoader(
+        UsualFlow(samples, crop), batch_size, num_workers=2, pin_memory=torch.cuda.is_available(), sampler=_endless()
+    )
+    return _continued(loader, batches, ahead=2 * 2, facts={"workers": 2})
 
 
-def tuned_reader(
-    samples: Sequence[Sample], crop: int, batch_size: int, tuning: Tuning
-) -> tuple[Callable[[], None], dict]:
-    """Return a function that reads all samples by the tuned loader, and its settings."""
+def tuned_reader(samples: Sequence[Sample], crop: int, batch_size: int, batches: int, tuning: Tuning) -> tuple:
+    """Return the same of the tuned loader, and its settings."""
     kind = TunedFlow if tuning.whole_batches else TunedFlowByItem
     _one_thread()
     workers = {"num_workers": tuning.workers, "worker_init_fn": _one_thread, "pin_memory": torch.cuda.is_available()}
     if tuning.workers:
-        workers |= {"persistent_workers": True, "prefetch_factor": tuning.prefetch}
-    loader = DataLoader(kind(samples, crop, batch_size), None if tuning.whole_batches else batch_size, **workers)
-    return partial(_exhaust, loader), asdict(tuning)
+        workers |= {"prefetch_factor": tuning.prefetch}
+    together = None if tuning.whole_batches else batch_size
+    loader = DataLoader(kind(samples, crop, batch_size), together, sampler=_endless(), **workers)
+    return _continued(loader, batches, ahead=tuning.workers * tuning.prefetch, facts=asdict(tuning))
 
 
-def sweep(samples: Sequence[Sample], crop: int, batch_size: int, rounds: int = 3) -> list[tuple[Tuning, list[float]]]:
-    """Return every setting of the tuned loader that is worth trying, and its seconds for all samples in each round.
+def _endless() -> Iterable[int]:
+    """Return 0, 1, ...: data sets count items from the start again, so that no round begins or ends an epoch."""
+    return range(2**40)
 
-    Rounds are interleaved, after one that is not counted.
-    """
+
+def _continued(loader: DataLoader, batches: int, ahead: int, facts: dict) -> tuple:
+    arriving = iter(loader)
+    return partial(_take, arriving, batches), facts, partial(_take, arriving, ahead + 2)
+
+
+def _take(arriving: Iterator, count: int) -> None:
+    for _ in range(count):
+        next(arriving)
+
+
+def settings() -> list[Tuning]:
+    """Return every setting of the tuned loader that is worth trying."""
     cores = os.cpu_count() or 1
-    settings = [
+    return [
         Tuning(workers, whole_batches, prefetch)
         for workers in sorted({0, 1, 2, cores // 2, cores, 2 * cores})
         for whole_batches in (False, True)
         for prefetch in ((2, 4) if workers else (0,))
     ]
-    readers = [tuned_reader(samples, crop, batch_size, tuning)[0] for tuning in settings]
-    times: list[list[float]] = [[] for _ in settings]
-    for number in range(rounds + 1):
-        for read, own in zip(readers, times, strict=True):
+
+
+def sweep(
+    samples: Sequence[Sample], crop: int, batch_size: int, batches: int, rounds: int = 3
+) -> dict[Tuning, list[float]]:
+    """Return each setting's seconds for so many batches in each round; the loaders are there one after the other."""
+    found: dict[Tuning, list[float]] = {}
+    for tuning in settings():
+        read, _, drop = tuned_reader(samples, crop, batch_size, batches, tuning)
+        found[tuning] = []
+        for _ in range(rounds):
+            drop()
             begun = time.perf_counter()
             read()
-            if number:
-                own.append(time.perf_counter() - begun)
-    return list(zip(settings, times, strict=True))
-
-
-def _exhaust(batches: Iterable) -> None:
-    for _ in batches:
-        pass
+            found[tuning].append(time.perf_counter() - begun)
+    return found
 
 
 def _one_thread(_: int = 0) -> None:

@@ -14,6 +14,7 @@ import jax
 from input_pipeline import pipeline
 from input_pipeline.folder_lock import folder_lock
 from input_pipeline.schema import UserError
+from input_pipeline.workers import usable_cores
 from twostream_jax import mesh as meshes
 from twostream_jax import steps, validate, validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
@@ -24,7 +25,7 @@ from twostream_jax.drivers.resume import nothing_left, resumable_steps, say_dama
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.start_weights import Start, plan_start
-from twostream_jax.drivers.starving import starving_line, usable_cores
+from twostream_jax.drivers.starving import starving_line
 from twostream_jax.drivers.step_lines import StepLines
 from twostream_jax.drivers.stop_signals import StopSignals
 from twostream_jax.drivers.tasks import Task
@@ -196,7 +197,6 @@ class _Run:
     def _say_starving(self, share: float) -> None:
         line = starving_line(
             share,
-            threads=self.config.data.num_threads,
             workers=self.config.data.num_workers,
             cores=usable_cores(),
             flow_jpegs="flow" in self.config.input.streams and not self.setup.planes,
