@@ -127,5 +127,7 @@ def eval_batches(
     records, table: sampling.VideoTable, chunks: list[dict], window: transforms.Window, *, reading: Reading
 ) -> Iterator[dict[str, np.ndarray]]:
     """Return a generator of the batches of `chunks` (`sampling.eval_chunks`), this process's rows of each, in order."""
-    chain = grain.MapDataset.source(chunks).map(KeepRows(reading.rows(len(chunks[0]["row"]))))
+    # Chunks are of several sizes.
+    own = [KeepRows(reading.rows(len(chunk["row"])))(chunk) for chunk in chunks]
+    chain = grain.MapDataset.source(own)
     return _run(lambda filler: chain.map(ReadEvalBatch(records, table, window, filler)), (records,), reading)

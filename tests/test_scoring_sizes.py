@@ -29,7 +29,7 @@ def setup(tiny_config, tmp_path_factory):
     config = tiny_config.copy_and_resolve_references()
     config.data.split_file = str(folder / "videos" / "split.csv")
     config.data.records, config.data.short_side = str(folder / "records"), 46
-    config.input.crop, config.eval.batch_size = CROP, 4
+    config.input.crop, config.eval.batch_size = CROP, 6  # batches of six and of three
     prepare_records(config)
     return Setup.of(config)
 

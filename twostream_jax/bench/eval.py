@@ -26,9 +26,9 @@ USUAL = "PyTorch, as usually written"
 TUNED = {"PyTorch, tuned": False, "PyTorch, tuned and compiled": True}  # whether compiled
 VIDEOS = 2  # scored a round, the shortest
 CLASSES = 101  # of UCF-101
-# Probabilities of two float32 nets of eight layers, sums in other orders: 2e-6 and below was measured. In bfloat16 ours
-# keeps 8 bits a layer, and PyTorch's here stays in float32.
-TOLERANCE = {"float32": 2e-5, "bfloat16": 5e-2}
+# Of probabilities of eight layers whose sums are made in other orders: 6e-7 was measured in float32, whose numbers have
+# 24 bits. In bfloat16 they have 8: 2^-8 of each layer's results, and so some hundredths of a probability.
+TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
 
 
 def bench_eval(config, rounds: int, workdir: Path) -> dict:
@@ -117,10 +117,11 @@ def peer_job(config, records: Path, files: Path) -> Job:
         tuple(videos),
         shapes,
         model.normalised,
-        section.crop,
-        config.model.width,
-        bounds.pop(),
-        section.mean_subtraction,
+        crop=section.crop,
+        width=config.model.width,
+        bound_px=bounds.pop(),
+        means=section.mean_subtraction,
+        half=config.train.dtype == "bfloat16",
     )
 
 
@@ -151,10 +152,11 @@ def torch_scorer(job: Job, left: Path, who: str) -> tuple[Callable[[], None], di
 def scores_compared(probs: dict[str, np.ndarray], tolerance: float) -> dict[str, float]:
     """Return how far each contestant's probabilities are from ours at most; AssertionError beyond `tolerance`.
 
-    Or where those of two videos are so near each other that the comparison would say nothing.
+    Or where two videos are no further apart than that, so that the comparison would say little.
     """
     ours = probs[OURS]
-    assert np.abs(ours - ours.mean(axis=0)).max() > 10 * tolerance or len(ours) == 1, ours
     apart = {who: float(np.abs(own - ours).max()) for who, own in probs.items()}
+    spread = float(np.ptp(ours, axis=0).max())
     assert max(apart.values()) <= tolerance, apart
+    assert len(ours) == 1 or spread > 2 * max(apart.values()), (spread, apart)
     return apart

@@ -34,6 +34,7 @@ class Job:
     width: float  # of the net
     bound_px: float  # that level 255 of the flow stands for
     means: bool  # whether each field's mean is subtracted
+    half: bool  # computed in bfloat16
 
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the net's parameters, float32, of a variance that keeps the scores in range."""

@@ -22,8 +22,7 @@ TUNED_STACKS = 5  # a batch, ten crops each
 
 def usual_scorer(job: Job, left: Path) -> tuple[Callable[[], None], dict]:
     """Return a function that scores all videos in the usual way and leaves the scores, and {"batch": crops}."""
-    net = _net(job)
-    return partial(_score_all, partial(usual_video, net), job, left), {"batch": USUAL_BATCH}
+    return partial(_score_all, partial(usual_video, _net(job)), job, left), {"batch": USUAL_BATCH}
 
 
 def tuned_scorer(job: Job, left: Path, compiled: bool) -> tuple[Callable[[], None], dict]:
@@ -32,6 +31,12 @@ def tuned_scorer(job: Job, left: Path, compiled: bool) -> tuple[Callable[[], Non
     net = _net(job).to(memory_format=torch.channels_last)
     forward = torch.compile(net) if compiled else net
     return partial(_score_all, partial(tuned_video, forward), job, left), {"batch": 10 * TUNED_STACKS}
+
+
+def _probabilities(forward: nn.Module, crops: torch.Tensor, job: Job) -> torch.Tensor:
+    with torch.autocast(crops.device.type, torch.bfloat16, enabled=job.half):
+        logits = forward(crops)
+    return torch.softmax(logits.float(), dim=1)
 
 
 def _score_all(score: Callable[[VideoStacks, Job], np.ndarray], job: Job, left: Path) -> None:
@@ -86,7 +91,7 @@ def usual_video(net: nn.Module, video: VideoStacks, job: Job) -> np.ndarray:
     for start in range(0, len(inputs), USUAL_BATCH):
         batch = torch.from_numpy(np.ascontiguousarray(inputs[start : start + USUAL_BATCH])).to(_device(net))
         with torch.no_grad():
-            columns.append(torch.softmax(net(batch), dim=1).cpu().numpy())
+            columns.append(_probabilities(net, batch, job).cpu().numpy())
     return np.concatenate(columns).astype(np.float64).mean(axis=0)
 
 
@@ -95,7 +100,7 @@ def tuned_video(forward: nn.Module, video: VideoStacks, job: Job) -> np.ndarray:
     total = 0.0
     with torch.inference_mode():
         for crops in _tuned_batches(video, job, _device(forward)):
-            total = total + torch.softmax(forward(crops), dim=1).double().sum(dim=0)
+            total = total + _probabilities(forward, crops, job).double().sum(dim=0)
     return total.cpu().numpy() / (10 * len(video.stacks))
 
 
