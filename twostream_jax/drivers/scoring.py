@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from input_pipeline import pipeline, sampling
 from twostream_jax import mesh as meshes
 from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.step_lines import one_by_one
 from twostream_jax.drivers.tasks import Task
 from twostream_jax.steps import jit_eval_step
 
@@ -87,13 +88,14 @@ class Scorer:
             task.records, table, chunks, self._setup.window(crop), reading=self._setup.reading()
         )
         sums = [{head: _Sums(own, frames) for head, own in labels.items()} for _ in nets]
+        in_flight = 1 if one_by_one(self._mesh) else IN_FLIGHT
         done, total = 0, sum(int((chunk["weight"] > 0).sum()) for chunk in chunks)
         on_progress(done, total)
         flying: collections.deque[tuple[dict, list[dict]]] = collections.deque()
         for number, (chunk, batch) in enumerate(zip(chunks, batches, strict=True), start=1):
             scores = self._step(tuple(nets), meshes.put_batch(batch, self._mesh), chunk["apart"])
             flying.append((chunk, [{head: by_head[head] for head in labels} for by_head in scores]))
-            while len(flying) >= IN_FLIGHT or (flying and number == len(chunks)):
+            while len(flying) >= in_flight or (flying and number == len(chunks)):
                 chunk, scores = flying.popleft()
                 for of_net, by_head in zip(sums, jax.device_get(scores), strict=True):
                     for head, outputs in by_head.items():

@@ -26,7 +26,7 @@ from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.start_weights import Start, plan_start
 from twostream_jax.drivers.starving import starving_line
-from twostream_jax.drivers.step_lines import StepLines
+from twostream_jax.drivers.step_lines import StepLines, one_by_one
 from twostream_jax.drivers.stop_signals import StopSignals
 from twostream_jax.drivers.tasks import Task
 from twostream_jax.files import cannot_write, write_json
@@ -161,7 +161,8 @@ class _Run:
         profile = Profile(workdir / "profile", config.train.profile, start, progress.say)
         rate = learning_rate(config.optim)
         every, batch_size = config.train.log_every, config.train.batch_size
-        lines = StepLines(log, every, batch_size, rate, self.tasks, on_starving=self._say_starving)
+        how = {"one_by_one": one_by_one(self.mesh), "on_starving": self._say_starving}
+        lines = StepLines(log, every, batch_size, rate, self.tasks, **how)
         draw = self._draw()
         progress.update(start, last)
         stop = StopSignals()
