@@ -60,6 +60,7 @@ def test_the_peer_makes_the_same_step(small):
         np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=2e-3 * moved + 1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_bench_prints_its_table_and_leaves_every_round(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_run, "ROUNDS", 2)
     monkeypatch.setattr(bench_step, "PEERS", {"PyTorch": (False, False, True)})

@@ -94,6 +94,7 @@ def test_scores_that_differ_or_say_nothing_are_refused():
         bench_eval.scores_compared({"twostream-jax": alike, "peer": alike + 0.005}, 0.0099)
 
 
+@pytest.mark.slow
 def test_the_bench_prints_its_table_and_leaves_every_round(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_run, "ROUNDS", 2)
     monkeypatch.setattr(bench_eval, "TUNED", {"PyTorch, tuned": False})

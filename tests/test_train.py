@@ -234,7 +234,7 @@ def test_the_second_process_of_a_run_writes_no_batch(tmp_path):
     assert line.startswith("the loss is nan at step 2 (its batch: a; all in ") and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkeypatch, capsys, number):
     config, *_ = finished
 

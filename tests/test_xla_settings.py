@@ -31,6 +31,7 @@ def start(config, tmp_path, name, environment):
     return {path.name.split(".")[1] for path in dump.glob("*.ir-no-opt.ll")}
 
 
+@pytest.mark.slow
 def test_deterministic_programs_are_kept_and_a_second_start_ends_with_the_same_bits(tiny_config, tmp_path, monkeypatch):
     # Named twice, it is not seen to be the CPU, for which nothing is kept.
     environment = {"JAX_PLATFORMS": "cpu,cpu", "XDG_CACHE_HOME": str(tmp_path / "cache")}
