@@ -25,7 +25,7 @@ from twostream_jax.run_log import Progress
 
 BATCH_SIZE = 32  # samples; the rates of larger batches are the same
 BATCHES = 16  # of a round
-FEWER_PLANES = 28
+FEWER_PLANES = 15
 JPEG = "twostream-jax, JPEG records"
 DCT = "twostream-jax, DCT records"
 DCT_FEWER = f"twostream-jax, DCT records of {FEWER_PLANES} planes"
