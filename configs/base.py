@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             "records": "",  # folder that prepare writes and the other modes read
             "short_side": 256,  # px of the smallest side as stored; jpeg_folders are taken over at the size they have
             "codec": "jpeg",  # how prepare stores flow: jpeg | dct (coefficients: read in a fifth of the CPU time)
-            # dct: how many of a block's 64 coefficients are kept, lowest frequencies first; jpeg_folders keeps all
+            # dct: how many of a block's 64 coefficients are kept, lowest frequencies first; what is taken over keeps all
             "dct_planes": 64,
             "max_bad_fraction": 0.1,  # share of videos that may be set aside before prepare stops
             "prepare_processes": 0,  # worker processes of prepare; 0: one a core

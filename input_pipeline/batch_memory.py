@@ -15,9 +15,10 @@ import numpy as np
 
 # Arrays begin at multiples of this many bytes, so that jax on a CPU can take them as they are, without a copy.
 _ALIGNMENT = 64
-# Blocks that a process which fills batches keeps open: more than there are batches in the making.
-_OPENED_BLOCKS = 32
+# Blocks that a process which fills batches keeps open: each batch has up to six, and some ten batches may be about.
+_OPENED_BLOCKS = 128
 
+_NAME = "twostream-batches"
 _serials = itertools.count()
 
 
@@ -38,7 +39,7 @@ class _Block:
     def __init__(self, size: int, shared: bool):
         self.size, self.serial, self._file = size, next(_serials), None
         if shared:
-            self._file = os.memfd_create("batches")
+            self._file = os.memfd_create(_NAME)
             os.ftruncate(self._file, size)
             self.buffer = memoryview(mmap.mmap(self._file, size))
         else:
@@ -114,6 +115,9 @@ def open_place(place: SharedPlace) -> np.ndarray:
     if key not in _opened:
         file = os.open(place.path, os.O_RDWR)
         try:
+            # The number of a file that was closed meanwhile may be another's by now, which is not to be written to.
+            if not os.readlink(f"/proc/self/fd/{file}").startswith(f"/memfd:{_NAME}"):
+                raise OSError(f"{place.path} is no memory of batches any more")
             _opened[key] = np.frombuffer(mmap.mmap(file, place.size), np.uint8)
         finally:
             os.close(file)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -36,33 +34,26 @@ class FillingThreads:
 
     def __init__(self, count: int):
         self.count, self.memory = count, BatchMemory()
-        self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        # Its threads begin with the first work.
+        self._pool = ThreadPoolExecutor(count, "batch") if count > 1 else None
 
     def __call__(self, fill: Fill, records: Sequence, batch: dict[str, np.ndarray], items: list, window) -> None:
         """Return when all items are filled; raises what the first of them raises."""
-        if self.count < 2:
+        if self._pool is None:
             _fill_all(fill, records, batch, items, window)
             return
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.count, "batch")
         _wait([self._pool.submit(_fill_all, fill, records, batch, p, window) for p in _parts(items, self.count)])
 
     def close(self) -> None:
         """Let the threads end once they have done what they are at."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-                self._pool = None
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class FillingProcesses:
     """Fills batches in `count` worker processes, which have the records open and write where the batch lies."""
 
     def __init__(self, count: int, records: Sequence):
-        if not hasattr(os, "memfd_create"):
-            raise UserError(f"data.num_workers={count}: works on Linux only; set it to 0 and use data.num_threads")
         self.count, self.memory = count, BatchMemory(shared=True)
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(count, context, _start, (tuple(records),))

@@ -97,7 +97,8 @@ def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings
     try:
         encoded = encode_source(video, settings)
     except UserError as error:
-        content = content_of(video)
+        # Of records nothing tells when they are mended: they are tried again.
+        content = "" if isinstance(video.source, StoredSource) else content_of(video)
         return SetAside(str(error).removeprefix(f"{video.path}: "), content if _state(video) == state else "")
     except MemoryError:
         return SetAside("too long for this machine's memory", "")

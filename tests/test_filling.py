@@ -10,6 +10,7 @@ import pytest
 
 from input_pipeline.filling import FillingProcesses, FillingThreads
 from input_pipeline.schema import UserError
+from twostream_jax.drivers.setup import check_values
 
 # Fills, which worker processes import.
 
@@ -96,9 +97,9 @@ def test_a_worker_that_dies_ends_the_reading_in_one_line():
         assert time.monotonic() - begun < 20
 
 
-def test_without_linux_threads_are_named(monkeypatch):
+def test_without_linux_threads_are_named(config, monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
-    with pytest.raises(
-        UserError, match=r"^data.num_workers=2: works on Linux only; set it to 0 and use data.num_threads$"
-    ):
-        FillingProcesses(2, ())
+    config.data.num_workers = 2
+    with pytest.raises(UserError) as error:
+        check_values(config)
+    assert str(error.value) == "data.num_workers=2: works on Linux only; set it to 0 and use data.num_threads"

@@ -10,7 +10,7 @@ from command_line import refused
 from dct_sets import host_fields
 
 from input_pipeline import dct_jpeg, stored_video
-from input_pipeline.dataset_file import read_dataset
+from input_pipeline.dataset_file import checksum, format_dataset, read_dataset
 from input_pipeline.datasets import list_videos
 from input_pipeline.quarantine import read_quarantine
 from input_pipeline.schema import UserError
@@ -128,6 +128,40 @@ def test_a_damaged_source_is_set_aside(source, config, tmp_path):
     assert 1 <= len(aside) <= 2 and len(read_dataset(tmp_path / "dct").videos) == len(records) - len(aside)
     for name, why in aside.items():
         assert str(file) in why.reason and name in why.reason, why
+
+
+def test_a_video_is_taken_over_once_its_records_are_mended(source, tmp_path):
+    shutil.copytree(source.data.records, tmp_path / "copy")
+    copied = source.copy_and_resolve_references()
+    copied.data.records = str(tmp_path / "copy")
+    file = Records(copied.data.records)._file("flow", 0)
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + bytes(200) + content[middle + 200 :])
+    config = taken_over(copied, tmp_path)
+    prepare_records(config)
+    assert read_quarantine(tmp_path / "dct")
+    file.write_bytes(content)
+    prepare_records(config)
+    assert not read_quarantine(tmp_path / "dct") and len(Records(config.data.records)) == len(
+        Records(copied.data.records)
+    )
+
+
+def test_flow_of_two_versions_of_opencv_is_not_mixed(source, config, tmp_path):
+    prepare_records(config)
+    shutil.copytree(source.data.records, tmp_path / "copy")
+    made = read_dataset(tmp_path / "copy")
+    other = dataclasses.replace(made, flow=dataclasses.replace(made.flow, opencv_version="4.0.0"))
+    (tmp_path / "copy" / "dataset.json").write_text(format_dataset(other))
+    config.data.videos = str(tmp_path / "copy")
+    ours = read_dataset(tmp_path / "dct")
+    first = dataclasses.replace(ours.videos[0], source_bytes=1)  # this one has changed
+    videos = (first, *ours.videos[1:])
+    changed = dataclasses.replace(ours, videos=videos, checksum=checksum(ours.files, videos))
+    (tmp_path / "dct" / "dataset.json").write_text(format_dataset(changed))
+    with pytest.raises(UserError, match=r"is by OpenCV .*, that of data.videos by 4.0.0; choose another data.records$"):
+        prepare_records(config)
 
 
 def test_records_that_change_meanwhile_are_not_mixed(source, config, tmp_path):

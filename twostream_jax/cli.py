@@ -192,8 +192,10 @@ def _train(values, rest) -> None:
 def _eval(values, rest) -> None:
     from twostream_jax.drivers.evaluate import evaluate, result_lines
 
-    for workdir in _runs_or_newest(values):
-        result = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
+    runs = [(cli_config.load_for_run(values.config, workdir, rest), workdir) for workdir in _runs_or_newest(values)]
+    heed_deterministic(*(config for config, _ in runs))
+    for config, workdir in runs:
+        result = evaluate(config, workdir)
         print("\n".join(result_lines(workdir, result)))
 
 
@@ -253,6 +255,7 @@ def _predict(values, rest) -> None:
         raise UserError("--mode=predict needs --video=FILE")
     workdirs = [w for run in values.runs for w in cli_config.stream_workdirs(Path(run))] or _runs_or_newest(values)
     runs = [(cli_config.load_for_run("", workdir, rest), workdir) for workdir in workdirs]
+    heed_deterministic(*(config for config, _ in runs))
     print(json.dumps(predict(runs, Path(values.video)), indent=2, ensure_ascii=False))
 
 

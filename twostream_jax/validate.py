@@ -6,6 +6,7 @@ Each raises `UserError` with one line that names the key, shows its value and sa
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 
@@ -195,6 +196,10 @@ def _check_ranges(config) -> None:
         for section, keys in sections.items():
             for key in keys:
                 _at_least(f"{section}.{key}", config[section][key], least)
+    if config.data.num_workers and not hasattr(os, "memfd_create"):
+        raise UserError(
+            f"data.num_workers={config.data.num_workers}: works on Linux only; set it to 0 and use data.num_threads"
+        )
     _at_least("seed", config.seed, 0)
     _share("model.dropout", config.model.dropout)
     _share("optim.momentum", config.optim.momentum)

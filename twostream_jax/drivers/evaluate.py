@@ -91,16 +91,12 @@ def evaluate(config, workdir: Path, only: str = "") -> dict:
 
 
 def _choose_steps(checkpoints: Checkpoints, wanted: str) -> list[int]:
-    """Return the steps that `eval.checkpoint` names, in its order; UserError for one that is not there, or there twice."""
-    steps: list[int] = []
-    for name in wanted.split(","):
-        step = choose_step(checkpoints, name.strip())
-        if step in steps:
-            raise UserError(
-                f"eval.checkpoint={wanted}: names step {step} twice, the second time as {name}; leave one out"
-            )
-        steps.append(step)
-    return steps
+    """Return the steps that `eval.checkpoint` names, each once, in its order; UserError for one that is not there."""
+    names = [name.strip() for name in wanted.split(",")]
+    if "" in names and len(names) > 1:
+        raise UserError(f"eval.checkpoint={wanted}: has a comma without a checkpoint beside it; leave it out")
+    # The best may be the last, too.
+    return list(dict.fromkeys(choose_step(checkpoints, name) for name in names))
 
 
 def _check_all(tasks: list[Task], stored: dict[int, dict], config, workdir: Path) -> dict[str, str]:

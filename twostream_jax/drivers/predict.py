@@ -102,7 +102,7 @@ def _score(
     with Checkpoints(workdir, read_only=True) as checkpoints:
         sizes = {head: len(classes) for head, classes in stored["tasks"].items()}
         model, params = load_params(checkpoints, step, setup, sizes, mesh)
-    scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
+    scorer = Scorer(setup, model, mesh, crops=config.eval.crops, workers=False)
     probs = {}
     for made, task in records.items():
         # All heads at once that saw records of this making; labels are of no account.

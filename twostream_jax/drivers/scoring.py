@@ -6,6 +6,7 @@ A position that repeats, in a video with fewer of them than are asked for, is co
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,9 @@ class VideoScores:
 class Scorer:
     """Scores the videos of a setup with given parameters; compiled once per frame size."""
 
-    def __init__(self, setup: Setup, model, mesh: Mesh, *, crops: int):
+    def __init__(self, setup: Setup, model, mesh: Mesh, *, crops: int, workers: bool = True):
+        # Worker processes take seconds to start, which few videos are not worth.
+        self._reading = setup.reading(workers)
         self._setup, self._model, self._mesh, self._crops = setup, model, mesh, crops
         self._step = jit_eval_step(mesh, model=model, inputs=setup.inputs, crops=crops)
 
@@ -84,24 +87,23 @@ class Scorer:
         chunks = sampling.eval_chunks(
             table, batch_size, before=before, after=after, count=frames, crop=cut_late, multiple=devices
         )
-        batches = pipeline.eval_batches(
-            task.records, table, chunks, self._setup.window(crop), reading=self._setup.reading()
-        )
+        batches = pipeline.eval_batches(task.records, table, chunks, self._setup.window(crop), reading=self._reading)
         sums = [{head: _Sums(own, frames) for head, own in labels.items()} for _ in nets]
         in_flight = 1 if one_by_one(self._mesh) else IN_FLIGHT
         done, total = 0, sum(int((chunk["weight"] > 0).sum()) for chunk in chunks)
         on_progress(done, total)
         flying: collections.deque[tuple[dict, list[dict]]] = collections.deque()
-        for number, (chunk, batch) in enumerate(zip(chunks, batches, strict=True), start=1):
-            scores = self._step(tuple(nets), meshes.put_batch(batch, self._mesh), chunk["apart"])
-            flying.append((chunk, [{head: by_head[head] for head in labels} for by_head in scores]))
-            while len(flying) >= in_flight or (flying and number == len(chunks)):
-                chunk, scores = flying.popleft()
-                for of_net, by_head in zip(sums, jax.device_get(scores), strict=True):
-                    for head, outputs in by_head.items():
-                        of_net[head].add(chunk, outputs)
-                done += int((chunk["weight"] > 0).sum())
-                on_progress(done, total)
+        with contextlib.closing(batches):
+            for number, (chunk, batch) in enumerate(zip(chunks, batches, strict=True), start=1):
+                scores = self._step(tuple(nets), meshes.put_batch(batch, self._mesh), chunk["apart"])
+                flying.append((chunk, [{head: by_head[head] for head in labels} for by_head in scores]))
+                while len(flying) >= in_flight or (flying and number == len(chunks)):
+                    chunk, scores = flying.popleft()
+                    for of_net, by_head in zip(sums, jax.device_get(scores), strict=True):
+                        for head, outputs in by_head.items():
+                            of_net[head].add(chunk, outputs)
+                    done += int((chunk["weight"] > 0).sum())
+                    on_progress(done, total)
         return [{head: own.means() for head, own in of_net.items()} for of_net in sums]
 
 

@@ -104,12 +104,12 @@ class Setup:
             planes=self.planes,
         )
 
-    def reading(self) -> pipeline.Reading:
-        """Return how this process reads its rows of each batch."""
+    def reading(self, workers: bool = True) -> pipeline.Reading:
+        """Return how this process reads its rows of each batch; without `workers`, in threads whatever the config says."""
         data = self.config.data
         # DCT records are read by many short calls, in which threads only wait for each other.
         threads = data.num_threads or (1 if self.planes else usable_cores() + 1)
-        return pipeline.Reading(threads, data.num_workers, jax.process_index(), jax.process_count())
+        return pipeline.Reading(threads, data.num_workers * workers, jax.process_index(), jax.process_count())
 
 
 def package_versions() -> dict[str, str]:

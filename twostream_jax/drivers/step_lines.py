@@ -56,6 +56,7 @@ class StepLines:
         self._pending: deque[tuple[int, ClipMetrics]] = deque()
         self._sums = ClipMetrics.empty(len(self._tasks))
         self._steps, self._wait, self._since = 0, 0.0, clock()
+        self._taken = 0  # the last step in the sums
         self.last: dict[str, Any] = {}
 
     @property
@@ -112,7 +113,10 @@ class StepLines:
         """
         while len(self._pending) > 1:
             self._read_oldest()
-        self._write(self._take_oldest(), extra)
+        if self._pending:
+            self._take_oldest()
+        if self._steps:  # else the last step has its line already
+            self._write(self._taken, extra)
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:
@@ -134,7 +138,7 @@ class StepLines:
         read = jax.device_get(metrics)
         self._check(step, read.compute()["loss"])
         self._sums = self._sums.merge(read)
-        self._steps += 1
+        self._steps, self._taken = self._steps + 1, step
         return step
 
     def _write(self, step: int, extra: dict[str, float]) -> None:

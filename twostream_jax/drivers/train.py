@@ -123,7 +123,7 @@ class _Run:
         self.all_finite = steps.jit_all_finite(mesh)
         self.validation, self.rated = None, [task for task in setup.tasks if task.positions["validation"]]
         if self.rated:
-            self.validation = Scorer(setup, self.model, mesh, crops=1)
+            self.validation = Scorer(setup, self.model, mesh, crops=1, workers=False)
 
     def initial_state(self, saved: list[int], begin: Start | None):
         """Return (step, state) of the first of the `saved` steps that can be read; a fresh state where there is none.
@@ -165,13 +165,16 @@ class _Run:
         lines = StepLines(log, every, batch_size, rate, self.tasks, **how)
         draw = self._draw()
         progress.update(start, last)
-        stop = StopSignals()
+        saved, stop = start, StopSignals()
         try:
             with contextlib.closing(DeviceBatches(self._batches(draw, start), self.mesh)) as batches:
                 for step in range(start + 1, last + 1):
                     profile.before(step, state, lines)
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                        batch = lines.timed(batches)
+                        batch = _next(lines, batches, stop if step > start + 1 else None)
+                        if batch is None:
+                            step -= 1
+                            break
                         # Any copy between host and device that is not asked for by name is a mistake in here.
                         with jax.transfer_guard("disallow"):
                             state, metrics = step_of(state, batch, self.step_key)
@@ -183,10 +186,13 @@ class _Run:
                     ends = bool(stop.wanted)
                     if self._saves_at(step) or ends:
                         self._save(step, state, lines)
+                        saved = step
                     progress.update(step, last, lines.text)
                     if ends:
                         break
                 if stop.wanted:
+                    if saved != step:
+                        self._save(step, state, lines)
                     self._end(step, stop, workdir)
         except NotFinite as error:
             batch = bad_batch(draw, [task.records.videos for task in self.setup.tasks], error.step)
@@ -264,6 +270,16 @@ class _Run:
         frames = self.config.eval.validation_frames
         scores = self.validation(params, task, table, table.label, task.name, frames, lambda *_: None)
         return accuracy(scores.centre_probs, table.label)
+
+
+def _next(lines: StepLines, batches: DeviceBatches, stop: StopSignals | None) -> dict[str, jax.Array] | None:
+    """Return the next batch, or None where a signal to the whole process group has ended those who were to read it."""
+    try:
+        return lines.timed(batches)
+    except UserError:
+        if stop is None or not stop.wanted:
+            raise
+        return None
 
 
 def _own_videos(setup: Setup) -> dict[str, str]:
