@@ -29,6 +29,7 @@ from twostream_jax.drivers.starving import starving_line
 from twostream_jax.drivers.step_lines import StepLines, one_by_one
 from twostream_jax.drivers.stop_signals import StopSignals
 from twostream_jax.drivers.tasks import Task
+from twostream_jax.drivers.train_plan import print_plan, print_start
 from twostream_jax.files import cannot_write, write_json
 from twostream_jax.metrics import accuracy
 from twostream_jax.optim import frozen_layers, learning_rate, make_optimizer
@@ -74,8 +75,8 @@ def train(config, workdir: Path) -> dict:
             print(f"{workdir}: already at step {start}, train.steps={config.train.steps}; nothing to do")
             return {"step": start}
         validate.check_devices(config.train.batch_size, config.train.accumulate, mesh.devices.size)
-        _print_plan(setup, mesh, start)
-        _print_start(begin, frozen, start, workdir)
+        print_plan(setup, mesh, start)
+        print_start(begin, frozen, start, workdir)
         if jax.process_index() == 0:
             write_json(workdir / "config.json", setup.config.to_dict())
         return run.steps(state, start, workdir)
@@ -288,31 +289,3 @@ def _own_videos(setup: Setup) -> dict[str, str]:
     for task in setup.tasks:
         videos = validate_run.all_fingerprints(videos, {task.facts["name"]: task.fingerprints})
     return videos
-
-
-def _print_plan(setup: Setup, mesh, start: int) -> None:
-    config, shares = setup.config, sum(task.share for task in setup.tasks)
-    for task in setup.tasks:
-        videos = task.positions
-        split = f"split {task.settings.split}" if task.settings.split else "all splits together"
-        part = f", {task.share / shares:.0%} of each batch" if len(setup.tasks) > 1 else ""
-        print(
-            f"{config.model.name}, width {config.model.width:g}, on {task.name} {split}: {len(videos['train'])} training "
-            f"videos, {len(videos['validation'])} held out, {len(task.classes)} classes{part}"
-        )
-        if task.name != task.facts["name"]:
-            print(
-                f"note: {task.section} is of the data set {task.facts['name']}, with whose scores its own do not fuse"
-            )
-    begins = f"continues at step {start}" if start else "starts"
-    print(f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}; {begins} of {config.train.steps}")
-
-
-def _print_start(begin: Start | None, frozen: tuple[str, ...], start: int, workdir: Path) -> None:
-    """Say where the layers come from, where the run begins, and which of them stay as they are."""
-    for line in begin.lines() if begin else ():
-        print(f"{workdir}: {line}")
-    if frozen:
-        print(f"{workdir}: frozen: {', '.join(frozen)}")
-        if begin is None and start == 0:
-            print("note: init.from is empty, so the frozen layers stay as they were drawn")
