@@ -53,7 +53,7 @@ def spatial(config):
     return config
 
 
-@pytest.mark.parametrize("stream", ["temporal", "spatial"])
+@pytest.mark.parametrize("stream", ["temporal", pytest.param("spatial", marks=pytest.mark.slow)])
 def test_eight_devices_give_the_losses_of_one(wide, stream):
     config = spatial(wide) if stream == "spatial" else wide
     one, state_one = run_steps(config, jax.devices()[:1], STEPS)

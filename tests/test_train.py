@@ -259,7 +259,7 @@ def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkey
     assert same_arrays(state_of(config, tmp_path / "run", 6), state_of(config, tmp_path / "calm", 6))
 
 
-@pytest.mark.parametrize("waited", [False, True])
+@pytest.mark.parametrize("waited", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_signal_that_ends_the_worker_processes_too_saves(finished, tmp_path, monkeypatch, capsys, waited):
     """Schedulers signal the whole process group: training then finds no batch, and saves what it has."""
     config, *_ = finished
