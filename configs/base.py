@@ -10,9 +10,10 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | tfds | synthetic
+            "kind": "folder",  # ucf101 | hmdb51 | csv | folder | jpeg_folders | records | tfds | synthetic
             # Folder of the video files; csv: what its paths are relative to, empty for the CSV's own folder; tfds: the
-            # version folder, such as tensorflow_datasets/ucf101/ucf101_1/2.0.0
+            # version folder, such as tensorflow_datasets/ucf101/ucf101_1/2.0.0; records: a folder that prepare wrote, whose
+            # flow is to be stored as data.codec=dct
             "videos": "",
             "frames": "",  # jpeg_folders: folder of the RGB frames where they lie apart from the flow; empty: in data.videos
             "jpeg_bound_px": 0.0,  # jpeg_folders: px per frame that level 255 of the flow stands for; 0: not stated
@@ -27,7 +28,7 @@ def get_config() -> ConfigDict:
             "records": "",  # folder that prepare writes and the other modes read
             "short_side": 256,  # px of the smallest side as stored; jpeg_folders are taken over at the size they have
             "codec": "jpeg",  # how prepare stores flow: jpeg | dct (coefficients: read in a fifth of the CPU time)
-            # dct: how many of a block's 64 coefficients are kept, lowest frequencies first; jpeg_folders keeps all
+            # dct: how many of a block's 64 coefficients are kept, lowest frequencies first; what is taken over keeps all
             "dct_planes": 64,
             "max_bad_fraction": 0.1,  # share of videos that may be set aside before prepare stops
             "prepare_processes": 0,  # worker processes of prepare; 0: one a core
@@ -35,8 +36,8 @@ def get_config() -> ConfigDict:
             "folds": 0,  # K > 1: K folds over whole groups instead of the stored splits
             "validation_fraction": 0.0,  # share of the training groups held out to choose the best checkpoint
             "seed": 0,  # of folds and held-out groups, apart from `seed` so that runs of several seeds share them
-            "num_threads": 8,  # threads that read and decode
-            "num_workers": 0,  # Grain worker processes on top; on few cores threads alone are faster
+            "num_threads": 0,  # threads that read and decode; 0: one more than the cores, for DCT records one
+            "num_workers": 0,  # processes that read instead of threads, for many cores (Linux); 0: threads
         }
     )
 
@@ -102,6 +103,8 @@ def get_config() -> ConfigDict:
             "log_every": 20,  # steps a line of metrics.jsonl averages
             "accumulate": 1,  # parts a batch is computed in, one after the other, for devices too small for the whole
             "dtype": "float32",  # of the computation, float32 | bfloat16; parameters are float32
+            # True: the same run gives the same bits on a GPU too, where it is slower. CPUs and TPUs need nothing for that
+            "deterministic": False,
             # 'START:STOP' traces these steps, from 1, both included, into profile/ of the workdir; '' traces none. Step 1
             # holds the compilation.
             "profile": "",
@@ -113,7 +116,7 @@ def get_config() -> ConfigDict:
             "frames": 25,  # positions a video, evenly spread
             "crops": 10,  # 10: four corners and centre, mirrored; 1: the centre
             "subset": "test",  # train | validation | test
-            "checkpoint": "last",  # last | best | a step's number
+            "checkpoint": "last",  # last | best | a step's number; mode eval also takes several, as '1000,2000,last'
             "validation_frames": 5,  # positions a validation video, centre crop, when a checkpoint is rated
             "batch_size": 25,  # stacks a batch, before the crops; rounded up to divide over the devices
         }

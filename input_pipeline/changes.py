@@ -63,8 +63,8 @@ def changes_since(dataset: Dataset, video_list: VideoList, records: pathlib.Path
     here = {name: aside for name, aside in quarantine.items() if name in listed and listed[name].exists()}
     mended += [name for name, aside in here.items() if aside.content and aside.content != content_of(listed[name])]
     if new or mended:
-        check_same_opencv(dataset, records, "new videos")
-    if not _other_opencv(dataset):
+        check_same_opencv(dataset, records, "new videos", settings)
+    if not _other_opencv(dataset, settings):
         mended += [name for name, aside in here.items() if not aside.content]  # may be usable now
     relabelled = _relabel(dataset, video_list, listed, quarantine)
     pairs = zip(dataset.videos, relabelled.videos, strict=True)
@@ -82,7 +82,7 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
     else:
         found["data.short_side"], wanted["data.short_side"] = dataset.short_side, settings.short_side
     if flow and settings.method != "none":
-        bound_key = "data.jpeg_bound_px" if settings.given else "flow.bound_px"
+        bound_key = _bound_key(settings)
         found |= {bound_key: flow.bound_px, "flow.backward": flow.backward}
         wanted |= {bound_key: settings.bound_px, "flow.backward": settings.backward}
         coding = ("dct", flow.dct_planes) if flow.codec == "dct" else ()
@@ -96,6 +96,13 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
             )
 
 
+def _bound_key(settings: PrepareSettings) -> str:
+    """Return what decides over the bound of the flow."""
+    if not settings.given:
+        return "flow.bound_px"
+    return "data.jpeg_bound_px" if settings.method == "given" else "the bound of data.videos"
+
+
 def _coding_keys(coding: tuple) -> dict:
     """Return how flow is stored, by key, of `PrepareSettings.coding`."""
     return dict(zip(("data.codec", "data.dct_planes"), coding or ("jpeg", "all"), strict=True))
@@ -104,7 +111,7 @@ def _coding_keys(coding: tuple) -> dict:
 def shown_settings(settings: PrepareSettings) -> dict[str, str]:
     """Return {key: value in words} of all settings that decide over records, and the OpenCV that computes flow."""
     if settings.given:
-        keys = {"the streams": ", ".join(settings.given), "data.jpeg_bound_px": settings.bound_px}
+        keys = {"the streams": ", ".join(settings.given), _bound_key(settings): settings.bound_px}
         return {key: str(value) for key, value in (keys | _coding_keys(settings.coding)).items()}
     keys = {"data.short_side": settings.short_side, "flow.method": settings.method, "OpenCV": cv2.__version__}
     if settings.method != "none":
@@ -113,9 +120,14 @@ def shown_settings(settings: PrepareSettings) -> dict[str, str]:
     return {key: str(value) for key, value in keys.items()}
 
 
-def check_same_opencv(dataset: Dataset, records: pathlib.Path, what: str) -> None:
+def check_same_opencv(dataset: Dataset, records: pathlib.Path, what: str, settings: PrepareSettings) -> None:
     """Raise UserError where another OpenCV made the flow: `what` made now would differ from the rest."""
-    version = _other_opencv(dataset)
+    version = _other_opencv(dataset, settings)
+    if version and settings.given:
+        raise UserError(
+            f"data.records: the flow in {records} is by OpenCV {version}, that of data.videos by {settings.opencv_version}; "
+            "choose another data.records"
+        )
     if version:
         raise UserError(
             f"data.records: the flow in {records} is by OpenCV {version}, {what} would get that of {cv2.__version__}; "
@@ -123,10 +135,10 @@ def check_same_opencv(dataset: Dataset, records: pathlib.Path, what: str) -> Non
         )
 
 
-def _other_opencv(dataset: Dataset) -> str:
-    """Return the version of OpenCV that made the flow where it is not the one here, else ""."""
+def _other_opencv(dataset: Dataset, settings: PrepareSettings) -> str:
+    """Return the version of OpenCV that made the flow where it is not the one that would make more of it, else ""."""
     version = dataset.flow.opencv_version if dataset.flow else ""
-    return version if version != cv2.__version__ else ""
+    return version if version != (settings.opencv_version if settings.given else cv2.__version__) else ""
 
 
 def _relabel(dataset: Dataset, video_list: VideoList, listed: dict[str, Video], quarantine: dict) -> Dataset:

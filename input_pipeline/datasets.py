@@ -12,6 +12,7 @@ from input_pipeline.class_folders import list_class_folders, list_class_folders_
 from input_pipeline.csv_lists import csv_root, list_csv
 from input_pipeline.official_lists import read_hmdb51, read_ucf101
 from input_pipeline.schema import UserError, shown_name
+from input_pipeline.stored_video import list_records
 from input_pipeline.tfds_folders import list_tfds
 from input_pipeline.video_list import (
     FILES,
@@ -45,6 +46,7 @@ def list_videos(data) -> VideoList:
         "folder": list_class_folders,
         "jpeg_folders": _list_jpeg_folders,
         "tfds": list_tfds,
+        "records": list_records,
     }
     if data.kind not in kinds:
         raise UserError(f"data.kind={data.kind!r} is no list of videos: choose one of {', '.join(kinds)}")

@@ -6,8 +6,9 @@ import tempfile
 
 import numpy as np
 
+from input_pipeline import dct_record
 from input_pipeline.codecs import decode_grey
-from input_pipeline.dct import BLOCK, POSITIONS, Coding, decode_field
+from input_pipeline.dct import BLOCK, POSITIONS, Coding, decode_field, mean_of_coded
 from input_pipeline.schema import UserError
 
 _MAX_COEFFICIENT = 2047  # quantised coefficients of 8-bit pictures have 11 bits and a sign (ITU-T T.81, F.1.2)
@@ -23,6 +24,13 @@ def transcode_field(x_jpeg: bytes, y_jpeg: bytes) -> tuple[np.ndarray, Coding, t
     if facts != [coding, size]:
         raise ValueError("the x and y JPEGs differ in size or in their quantisation tables")
     return np.stack([x, y]), coding, size
+
+
+def field_record(name: str, index: int, x_jpeg: bytes, y_jpeg: bytes, bound_px: float) -> tuple[bytes, Coding]:
+    """Return the DCT record of field `index` of a video from its two JPEGs, and its coding; raises as `transcode_field`."""
+    coefficients, coding, size = transcode_field(x_jpeg, y_jpeg)
+    mean = mean_of_coded(coefficients, coding, bound_px, size)
+    return dct_record.serialise_field(name, index, coefficients, coding, mean, size), coding
 
 
 def check_installed() -> None:

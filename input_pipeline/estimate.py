@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings, check_settings, encode_source, encode_video, iterate_video
 from input_pipeline.video_list import Video, VideoList
 from input_pipeline.videos import probe_video
+from input_pipeline.workers import usable_cores
 
 # What is looked at: containers, videos of which one pair is timed, and frames decoded of each of these.
 _PROBED_VIDEOS, _TIMED_VIDEOS, _TIMED_FRAMES = 200, 3, 16
@@ -98,8 +98,7 @@ def size_words(gigabytes: float) -> str:
 
 def processes(settings: PrepareSettings) -> int:
     """Return how many worker processes there will be: `settings.processes`, or one a core."""
-    # Of the cores this process may use; macOS cannot tell them from the others.
-    return settings.processes or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    return settings.processes or usable_cores()
 
 
 def _time_video(video: Video, settings: PrepareSettings) -> tuple[float, float, float, float]:

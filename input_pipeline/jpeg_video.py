@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import codecs, dct_jpeg, dct_record
-from input_pipeline.dct import Coding, mean_of_coded
+from input_pipeline import codecs, dct_jpeg
+from input_pipeline.dct import Coding
 from input_pipeline.schema import UserError
 from input_pipeline.shards import EncodedVideo
 from input_pipeline.video_list import Video, unreadable
@@ -73,6 +73,11 @@ class JpegVideo:
     def series(self) -> tuple[Series, ...]:
         """What there is of x, y and rgb."""
         return tuple(series for series in (self.x, self.y, self.rgb) if series)
+
+    @property
+    def variant(self) -> str:
+        """What of it decides over records beside its files."""
+        return self.spare_field
 
     def exists(self) -> bool:
         """Return whether the folder of its first series is there."""
@@ -193,7 +198,7 @@ class _DctRecords:
     def __call__(self, index: int, pair: tuple[Path, Path]) -> bytes:
         x, y = (_read(path, codecs.decode_grey, self._same_size)[0] for path in pair)
         try:
-            coefficients, coding, size = dct_jpeg.transcode_field(x, y)
+            record, coding = dct_jpeg.field_record(self._name, index, x, y, self._bound_px)
         except ValueError as error:
             raise UserError(f"{pair[0]}: {error}") from error
         # A stack is read with one table for all of it.
@@ -202,8 +207,7 @@ class _DctRecords:
             raise UserError(
                 f"{pair[0]}: its quantisation tables differ from those of {first}; take it over with data.codec=jpeg"
             )
-        mean = mean_of_coded(coefficients, coding, self._bound_px, size)
-        return dct_record.serialise_field(self._name, index, coefficients, coding, mean, size)
+        return record
 
 
 def _read(path: Path, decode, same_size: _SameSize) -> tuple[bytes, np.ndarray]:

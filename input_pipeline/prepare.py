@@ -233,7 +233,7 @@ def _describe(
 ) -> Dataset:
     flow = None
     if "flow" in settings.folders:
-        version = "" if settings.given else cv2.__version__
+        version = settings.opencv_version if settings.given else cv2.__version__
         flow = FlowSettings(settings.method, settings.bound_px, settings.backward, version, *settings.coding)
     counts = {
         "videos": len(stored),

@@ -7,6 +7,7 @@ those exist. Randomness comes as a NumPy Generator.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,29 +159,57 @@ def mixed_indices(
 def size_bucket(height: int, width: int, multiple: int = 64) -> tuple[int, int]:
     """Return the padded (height, width) that frames of this size are evaluated at.
 
-    Padding costs only the copy to the device, since crops are cut from the valid region, while each new shape costs a
-    compilation: so the grid is coarse.
+    Padding costs the copy to the device and, where it is computed once a frame, a share of conv1: 342 px in 384 an eighth of
+    it. Each new shape costs a compilation: so the grid is coarse.
     """
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def eval_chunks(table: VideoTable, batch_size: int, *, before: int, after: int, count: int) -> list[dict]:
-    """Return the batches of an evaluation: {"bucket": (H, W), "row": [batch_size], "anchor": [batch_size], "weight"}.
+def crops_apart(height: int, width: int, crop: int) -> tuple[int, ...] | None:
+    """Return which of the four corner crops and the centre, from 0, a layer of stride 2 must see by themselves, or None.
 
-    `row` counts within `table`. All `count` positions of all videos stand in exactly one batch each; batches hold one
-    size bucket, and the last of a bucket is padded by repeating its first item with weight 0.
+    They are those at an odd y or x in a frame of this size; the layer's map of the whole frame, as large as its bucket,
+    has all others. None where it takes fewer pixels to compute each crop by itself.
     """
-    buckets: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    down, right = height - crop, width - crop
+    origins = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
+    odd = tuple(place for place, (y, x) in enumerate(origins) if y % 2 or x % 2)
+    return odd if math.prod(size_bucket(height, width)) < (len(origins) - len(odd)) * crop**2 else None
+
+
+def eval_chunks(
+    table: VideoTable,
+    batch_size: int,
+    *,
+    before: int,
+    after: int,
+    count: int,
+    crop: int | None = None,
+    multiple: int = 1,
+) -> list[dict]:
+    """Return the batches of an evaluation: {"bucket": (H, W), "apart", "row": [n], "anchor": [n], "weight": [n]}.
+
+    `row` counts within `table`, `apart` is `crops_apart`, None without a `crop`. Each position of each video stands in
+    exactly one batch, a video's next to each other; `weight`, float32, is how many of its `count` positions it is. Batches
+    hold one bucket and one `apart`. Those of such are of one size, at most `batch_size` rounded up to a multiple of
+    `multiple`, and the last are padded by repeating their first item with weight 0.
+    """
+    groups: dict[tuple, list[tuple[int, int, int]]] = {}
     for row in range(len(table.position)):
-        bucket = size_bucket(int(table.height[row]), int(table.width[row]))
+        height, width = int(table.height[row]), int(table.width[row])
+        apart = None if crop is None else crops_apart(height, width, crop)
         positions = eval_positions(int(table.frames[row]), before, after, count)
-        buckets.setdefault(bucket, []).extend((row, int(anchor)) for anchor in positions)
+        group = groups.setdefault((size_bucket(height, width), apart), [])
+        anchors, times = np.unique(positions, return_counts=True)
+        group += zip([row] * len(anchors), anchors.tolist(), times.tolist(), strict=True)
     chunks = []
-    for bucket in sorted(buckets):
-        items = buckets[bucket]
-        for start in range(0, len(items), batch_size):
-            part = items[start : start + batch_size]
-            padded = np.asarray(part + [part[0]] * (batch_size - len(part)), np.int64)
-            weight = (np.arange(batch_size) < len(part)).astype(np.float32)
-            chunks.append({"bucket": bucket, "row": padded[:, 0], "anchor": padded[:, 1], "weight": weight})
+    for (bucket, apart), items in sorted(groups.items(), key=repr):
+        # As many batches as there must be, but no larger than they need be: what is padded is computed like the rest.
+        size = -(-len(items) // -(-len(items) // batch_size))
+        size = -(-size // multiple) * multiple
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            row, anchor, weight = np.asarray(part + [(*part[0][:2], 0)] * (size - len(part)), np.int64).T
+            chunk = {"bucket": bucket, "apart": apart, "row": row, "anchor": anchor}
+            chunks.append(chunk | {"weight": weight.astype(np.float32)})
     return chunks

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from input_pipeline import codecs, dct, dct_jpeg, dct_record, shards
+from input_pipeline import codecs, dct, dct_jpeg, dct_record, shards, stored_video
 from input_pipeline.jpeg_video import take_over
 from input_pipeline.opencv_flow import compute_flow, grey
 from input_pipeline.quarantine import SetAside, content_of
 from input_pipeline.schema import CODECS, FLOW_METHODS, SCHEMA_VERSION, UserError, quantise_flow
+from input_pipeline.stored_video import StoredSource
 from input_pipeline.video_list import Video
 from input_pipeline.videos import iterate_frames
 
@@ -32,12 +33,14 @@ class PrepareSettings:
     """What of the config decides over records: `data.short_side`, `data.codec`, `flow.*`, and how the work is run."""
 
     short_side: int  # px
-    method: str  # one of schema.FLOW_METHODS; none stores RGB only, "given" is flow that lies there as JPEGs
+    # One of schema.FLOW_METHODS; none stores RGB only, "given" is flow that lies there as JPEGs, made nobody knows how
+    method: str
     bound_px: float | str  # px per frame, or "video": each video's own largest component
     backward: bool
     max_bad_fraction: float
     processes: int  # 0: one a core
     given: tuple[str, ...] = ()  # streams that lie there as JPEGs and are taken over (VideoList.given); () decodes
+    opencv_version: str = ""  # that made the flow of records that are taken over
     codec: str = "jpeg"  # one of schema.CODECS: how flow is stored
     dct_planes: int = dct.POSITIONS  # positions of a block that DCT records keep; taken over, they keep all
 
@@ -45,7 +48,7 @@ class PrepareSettings:
     def folders(self) -> tuple[str, ...]:
         """The record folders that these settings fill."""
         if self.given:
-            return self.given
+            return (*self.given, "flow_backward") if self.backward else self.given
         if self.method == "none":
             return ("rgb",)
         return ("rgb", "flow", "flow_backward") if self.backward else ("rgb", "flow")
@@ -69,7 +72,7 @@ def check_settings(settings: PrepareSettings) -> None:
     if settings.given:
         if settings.coding:
             dct_jpeg.check_installed()
-        if "flow" in settings.given and not (np.isfinite(settings.bound_px) and settings.bound_px > 0):
+        if settings.method == "given" and not (np.isfinite(settings.bound_px) and settings.bound_px > 0):
             raise UserError(
                 f"data.jpeg_bound_px={settings.bound_px}: flow JPEGs do not say it, so state the px that the extractor "
                 "clipped at: 20 in gpu_flow and in the commands that dense_flow and denseflow show, 15 and 32 if these "
@@ -94,7 +97,8 @@ def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings
     try:
         encoded = encode_source(video, settings)
     except UserError as error:
-        content = content_of(video)
+        # Of records nothing tells when they are mended: they are tried again.
+        content = "" if isinstance(video.source, StoredSource) else content_of(video)
         return SetAside(str(error).removeprefix(f"{video.path}: "), content if _state(video) == state else "")
     except MemoryError:
         return SetAside("too long for this machine's memory", "")
@@ -112,6 +116,8 @@ def _state(video: Video) -> tuple[int, int]:
 
 def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:
     """Return a video's records, whatever it comes from. Raises UserError ("<path>: <reason>") where it cannot be used."""
+    if isinstance(video.source, StoredSource):
+        return stored_video.take_over(video, settings.folders)
     if settings.given:
         return take_over(video, settings.bound_px, dct=bool(settings.coding))
     encoded = encode_video(video.name, iterate_video(video, settings.short_side), settings)
@@ -201,7 +207,7 @@ def fingerprint(video: Video, settings: PrepareSettings) -> str:
     made_by = (SCHEMA_VERSION, codecs.JPEG_QUALITY, cv2.__version__)
     made_how = (settings.short_side, settings.method, settings.bound_px, settings.backward)
     if settings.given:
-        made_how = (settings.given, settings.bound_px, video.source.spare_field)
+        made_how = (settings.given, settings.bound_px, video.source.variant)
     what = [*made_by, *made_how, *settings.coding, video.name, video.size_bytes()]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

@@ -6,13 +6,14 @@ Nothing becomes float here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from input_pipeline import dct, sampling
-from input_pipeline.batch_memory import BatchMemory, RowThreads
+from input_pipeline.batch_memory import BatchMemory
+from input_pipeline.filling import Filling
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,9 @@ class Window:
     planes: tuple[int, ...] = ()  # of DCT records, those that are read (`Records.planes`); () reads JPEGs
 
 
-@dataclass(frozen=True)
-class Filling:
-    """What batches are filled with and by."""
-
-    memory: BatchMemory = field(default_factory=BatchMemory)
-    threads: RowThreads = field(default_factory=lambda: RowThreads(1))
-
-
 def _unfilled_batch(window: Window, n: int, memory: BatchMemory) -> dict[str, np.ndarray]:
     """Return the arrays of a batch of n; `rgb` and `flow` hold anything yet, the others zeros."""
-    batch = {"size": np.zeros((n, 2), np.int32)}
+    batch = {"size": memory.zeros((n, 2), np.int32)}
     time, stack = window.clip_frames, window.stack
     if "rgb" in window.streams:
         batch["rgb"] = memory.array((n, time, window.height, window.width, 3), np.uint8)
@@ -48,12 +41,12 @@ def _unfilled_batch(window: Window, n: int, memory: BatchMemory) -> dict[str, np
         if window.planes:
             shape = (len(window.planes), window.height // dct.BLOCK, window.width // dct.BLOCK)
             batch["flow"] = memory.array((n, time, stack, 2, *shape), np.int8)
-            batch["steps"] = np.zeros((n, len(window.planes)), np.float32)
-            batch["zero"] = np.zeros(n, np.float32)
+            batch["steps"] = memory.zeros((n, len(window.planes)), np.float32)
+            batch["zero"] = memory.zeros((n,), np.float32)
         else:
             batch["flow"] = memory.array((n, time, stack, 2, window.height, window.width), np.uint8)
-        batch["mean"] = np.zeros((n, time, stack, 2), np.float32)
-        batch["bound"] = np.zeros(n, np.float32)
+        batch["mean"] = memory.zeros((n, time, stack, 2), np.float32)
+        batch["bound"] = memory.zeros((n,), np.float32)
     return batch
 
 
@@ -70,33 +63,36 @@ def _place(target: np.ndarray, image: np.ndarray, y: int, x: int) -> tuple[int, 
     return height, width
 
 
-def read_windows(sources, videos, anchors, ys, xs, window: Window, filling: Filling) -> dict[str, np.ndarray]:
+def read_windows(
+    records: Sequence, sources, videos, anchors, ys, xs, window: Window, filling: Filling
+) -> dict[str, np.ndarray]:
     """Return `rgb`, `flow` and what goes with it (by the window's streams) and `size` of a batch; see `schema`.
 
-    sources: the records of each sample, [B]; videos, anchors, ys, xs: integers [B], the position in these records, the
-    anchor frame, and the window's top left corner in the stored frame, of DCT records at multiples of 8. A frame smaller
-    than the window fills its top left; `size` says how far.
+    sources, videos, anchors, ys, xs: integers [B], which of the `records` it is, the position in these, the anchor frame,
+    and the window's top left corner in the stored frame, of DCT records at multiples of 8. A frame smaller than the window
+    fills its top left; `size` says how far.
     """
     batch = _unfilled_batch(window, len(videos), filling.memory)
-    samples = list(zip(sources, map(int, videos), map(int, anchors), zip(ys, xs, strict=True), strict=True))
-    filling.threads(
-        lambda b: _fill_row({key: value[b, ...] for key, value in batch.items()}, *samples[b], window), len(samples)
-    )
+    columns = (np.asarray(column).tolist() for column in (sources, videos, anchors, ys, xs))
+    filling(_fill_row, records, batch, list(zip(range(len(videos)), *columns, strict=True)), window)
     return batch
 
 
-def _fill_row(row: dict[str, np.ndarray], records, video: int, anchor: int, corner, window: Window) -> None:
-    """Fill in one sample; `row` holds views of its arrays in the batch, scalars as arrays [...] of no axis."""
-    stored = records.videos[video]
+def _fill_row(records: Sequence, batch: dict[str, np.ndarray], sample: tuple[int, ...], window: Window) -> None:
+    """Fill in one sample: its row, and what `read_windows` has of it."""
+    b, source, video, anchor, *corner = sample
+    own = records[source]
+    row = {key: value[b, ...] for key, value in batch.items()}  # scalars as arrays of no axis
+    stored = own.videos[video]
     indices = sampling.frame_indices(anchor, stored.frames, window.clip_frames)
     if "rgb" in window.streams:
-        for jpeg, i, target in zip(records.frame_jpegs(video, indices), indices, row["rgb"], strict=True):
-            row["size"][:] = _place(target, records.frame(jpeg, video, int(i)), *corner)
+        for jpeg, i, target in zip(own.frame_jpegs(video, indices), indices, row["rgb"], strict=True):
+            row["size"][:] = _place(target, own.frame(jpeg, video, int(i)), *corner)
     if "flow" not in window.streams:
         return
     row["bound"][...] = stored.bound_px
     for i, levels, means in zip(indices, row["flow"], row["mean"], strict=True):
-        row["size"][:], coding = _read_stack(records, video, int(i), corner, window, levels, means)
+        row["size"][:], coding = _read_stack(own, video, int(i), corner, window, levels, means)
     if coding:
         row["steps"][:] = dct.px_steps(coding, window.planes, stored.bound_px)
         row["zero"][...] = dct.px_zero(coding, stored.bound_px)
@@ -147,11 +143,12 @@ def train_batch(
     The window is the crop, the blocks that hold it, or the whole frame.
     """
     corners = np.stack([draws["y"], draws["x"]], axis=1)
-    sources = [records[task] for task in draws["task"]]
     origins = np.zeros_like(corners) if window.whole else corners
     if window.planes and not window.whole:
+        sources = [records[task] for task in draws["task"]]
         origins = _block_origins(sources, draws["video"], corners, window)
-    batch = read_windows(sources, draws["video"], draws["anchor"], origins[:, 0], origins[:, 1], window, filling)
+    where = (draws["task"], draws["video"], draws["anchor"], origins[:, 0], origins[:, 1])
+    batch = read_windows(records, *where, window, filling)
     n, side = len(corners), draws["crop"][:, None]
     batch["crop"] = np.concatenate([corners - origins, side, side], axis=1).astype(np.int32)
     batch["flip"] = draws["flip"]
@@ -177,7 +174,85 @@ def _block_origins(sources, videos, corners: np.ndarray, window: Window) -> np.n
 def eval_batch(
     records, table: sampling.VideoTable, chunk: dict, window: Window, filling: Filling
 ) -> dict[str, np.ndarray]:
-    """Return the evaluation batch of a chunk (`sampling.eval_chunks`): whole frames, padded to the chunk's bucket."""
-    n = len(chunk["row"])
-    zeros = np.zeros(n, np.int64)
-    return read_windows([records] * n, table.position[chunk["row"]], chunk["anchor"], zeros, zeros, window, filling)
+    """Return the evaluation batch of a chunk (`sampling.eval_chunks`): whole frames, padded to the chunk's bucket.
+
+    A field or frame that several of its stacks share is read and decoded once.
+    """
+    videos = [int(video) for video in table.position[chunk["row"]]]
+    batch = _unfilled_batch(window, len(videos), filling.memory)
+    for b, video in enumerate(videos):
+        stored = records.videos[video]
+        batch["size"][b] = stored.height, stored.width
+        if "flow" in window.streams:
+            batch["bound"][b] = stored.bound_px
+    runs = _runs(_users(records, videos, chunk["anchor"], window), max(window.stack, window.clip_frames))
+    filling(_fill_run, (records,), batch, runs, window)
+    return batch
+
+
+# Who of a batch shows an image of a video: (row, frame of the clip, field of the stack) each, by the image's index.
+Users = dict[int, list[tuple[int, ...]]]
+
+
+def _users(records, videos: Sequence[int], anchors, window: Window) -> dict[tuple[int, str], Users]:
+    """Return the users of each of the batch's images, by (video, "rgb" or "flow" or "flow_backward")."""
+    users: dict[tuple[int, str], Users] = {}
+    for b, (video, anchor) in enumerate(zip(videos, anchors, strict=True)):
+        frames = records.videos[video].frames
+        for t, i in enumerate(sampling.frame_indices(int(anchor), frames, window.clip_frames)):
+            if "rgb" in window.streams:
+                users.setdefault((video, "rgb"), {}).setdefault(int(i), []).append((b, t))
+            fields = _fields_of(int(i), frames, window) if "flow" in window.streams else []
+            for k, (folder, field_index) in enumerate(fields):
+                users.setdefault((video, folder), {}).setdefault(field_index, []).append((b, t, k))
+    return users
+
+
+def _fields_of(anchor: int, frames: int, window: Window) -> list[tuple[str, int]]:
+    """Return (folder, index) of each field of one stack."""
+    if not window.bidirectional:
+        indices = sampling.field_indices(anchor, frames, window.stack, window.flow_offset)
+        return [("flow", int(i)) for i in indices]
+    half = window.stack // 2
+    forward = sampling.field_indices(anchor, frames, half, 0)
+    backward = sampling.backward_indices(anchor, frames, half)
+    return [("flow", int(i)) for i in forward] + [("flow_backward", int(i)) for i in backward]
+
+
+def _runs(users: dict[tuple[int, str], Users], length: int) -> list[tuple[int, str, Users]]:
+    """Return the images in runs of at most `length` neighbours, each one read."""
+    runs = []
+    for (video, folder), own in users.items():
+        indices = sorted(own)
+        for start in range(0, len(indices), length):
+            runs.append((video, folder, {i: own[i] for i in indices[start : start + length]}))
+    return runs
+
+
+def _fill_run(sources: Sequence, batch: dict[str, np.ndarray], run: tuple[int, str, Users], window: Window) -> None:
+    """Read and decode one run of images and copy each to all of its users."""
+    (records,), (video, folder, users) = sources, run
+    indices = list(users)
+    if folder == "rgb":
+        for jpeg, (i, places) in zip(records.frame_jpegs(video, indices), users.items(), strict=True):
+            image = records.frame(jpeg, video, i)
+            for place in places:
+                _place(batch["rgb"][place], image, 0, 0)
+        return
+    means = np.empty((len(indices), 2), np.float32)
+    if window.planes:
+        fields = np.empty((len(indices), *batch["flow"].shape[3:]), np.int8)
+        _, coding = _read_planes(records, video, indices, folder != "flow", (0, 0), fields, means, window=window)
+        bound_px = records.videos[video].bound_px
+        rows = [place[0] for places in users.values() for place in places]
+        batch["steps"][rows] = dct.px_steps(coding, window.planes, bound_px)
+        batch["zero"][rows] = dct.px_zero(coding, bound_px)
+    else:
+        # Straight into the place of the first who uses it.
+        fields = [batch["flow"][places[0]] for places in users.values()]
+        _read_fields(records, video, indices, folder != "flow", (0, 0), fields, means)
+    for levels, mean, places in zip(fields, means, users.values(), strict=True):
+        for place in places:
+            if window.planes or place != places[0]:
+                batch["flow"][place] = levels
+            batch["mean"][place] = mean

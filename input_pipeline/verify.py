@@ -116,7 +116,7 @@ def _settings_of_repair(
     check_same_settings(dataset, path, settings)
     folders = {damage.folder for damage in damages if damage.videos}
     if folders - {"rgb"}:
-        check_same_opencv(dataset, path, "repaired records")
+        check_same_opencv(dataset, path, "repaired records", settings)
         return settings
     # The frames need no flow.
     return replace(settings, method="none", backward=False, given=("rgb",) if settings.given else ())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from input_pipeline.dataset_file import FlowSettings
 from input_pipeline.schema import UserError, shown_name
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp")
@@ -64,6 +65,7 @@ class VideoList:
     splits: tuple[str, ...]
     videos: tuple[Video, ...]
     given: tuple[str, ...] = ()  # streams ("rgb", "flow") that lie there as JPEGs and are taken over; () decodes
+    flow: FlowSettings | None = None  # how given flow was made, where that is known
     still: bool = False  # every video is one picture, so that there is no flow
     notes: tuple[str, ...] = ()  # lines for whoever prepares it: what was left out, what looks like a mistake
 

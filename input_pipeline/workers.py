@@ -67,6 +67,12 @@ def _run_pool(left: deque[Video], job: Job, processes: int):
         pool.shutdown(cancel_futures=True)
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    # Containers and schedulers hand out fewer cores than there are; macOS cannot tell them from the others.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def start_worker() -> None:
     """Make this process a worker: Ctrl-C passes it by, it leaves with its parent, and OpenCV uses one thread."""
     # Ctrl-C reaches the whole process group; the parent alone answers it.

@@ -6,6 +6,8 @@ import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# No test keeps compiled programs in the home folder.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 
 import jax
 import pytest

@@ -1,14 +1,14 @@
-"""Memory that batches lie in is used again, and never while somebody may still read it; threads share a batch's rows."""
+"""Memory that batches lie in is used again, and never while somebody may still read it; other processes write to it."""
 
 import gc
-import pickle
-import threading
+import multiprocessing
+import os
 
 import jax
 import numpy as np
 import pytest
 
-from input_pipeline.batch_memory import BatchMemory, RowThreads
+from input_pipeline.batch_memory import BatchMemory, open_place
 
 
 def address(array):
@@ -67,39 +67,51 @@ def test_a_larger_array_takes_the_place_of_a_free_one():
     assert [block.size for block, _ in memory._blocks] == [300]
 
 
-def test_memory_and_threads_may_be_handed_to_another_process():
-    memory, threads = pickle.loads(pickle.dumps((BatchMemory(), RowThreads(3))))
-    assert memory.array((2,), np.int8).shape == (2,) and threads.count == 3
+def test_another_process_finds_what_shared_memory_hands_out():
+    memory = BatchMemory(shared=True)
+    first, second = memory.zeros((3, 5), np.float32), memory.array((40,), np.uint8)
+    second[:] = 1
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=write, args=(memory.place(first), memory.place(second)))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert (first == np.arange(15, dtype=np.float32).reshape(3, 5)).all() and second.tolist() == [7] * 40
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 8])
-@pytest.mark.parametrize("rows", [0, 1, 5, 100])
-def test_each_row_is_filled_once(count, rows):
-    filled, lock = [], threading.Lock()
-
-    def fill(row):
-        with lock:
-            filled.append((row, threading.get_ident()))
-
-    threads = RowThreads(count)
-    threads(fill, rows)
-    assert sorted(row for row, _ in filled) == list(range(rows))
-    assert len({who for _, who in filled}) <= max(count, 1)
-    if count < 2:
-        assert {who for _, who in filled} <= {threading.get_ident()}
-    threads.close()
-    threads.close()
+def write(place, other):
+    open_place(place)[:] = np.arange(15, dtype=np.float32).reshape(3, 5)
+    open_place(other)[:] = 7
 
 
-def test_several_threads_work_at_the_same_time():
-    meeting = threading.Barrier(3, timeout=10)
-    RowThreads(3)(lambda row: meeting.wait() if row % 4 == 0 else None, 12)
+def test_a_block_that_takes_the_number_of_another_is_not_mistaken_for_it():
+    """File descriptors are used again; what a worker has opened stays open."""
+    memory = BatchMemory(shared=True)
+    paths = []
+    for size in (100, 5000):
+        array = memory.array((size,), np.uint8)
+        paths.append(memory.place(array).path)
+        open_place(memory.place(array))[:] = size % 251
+        assert (array == size % 251).all()
+        del array
+    assert paths[0] == paths[1]
 
 
-def test_what_a_row_raises_is_raised():
-    def fill(row):
-        if row >= 3:
-            raise ValueError(f"row {row}")
+def test_part_of_an_array_has_its_place_too():
+    memory = BatchMemory(shared=True)
+    array = memory.zeros((4, 8), np.int32)
+    open_place(memory.place(array[2]))[:] = 9
+    assert array.sum(axis=1).tolist() == [0, 0, 72, 0]
 
-    with pytest.raises(ValueError, match="row 3"):
-        RowThreads(4)(fill, 16)
+
+def test_another_file_that_took_the_number_of_a_block_is_left_alone(tmp_path):
+    memory = BatchMemory(shared=True)
+    place = memory.place(memory.array((10,), np.uint8))
+    memory.array((1000,), np.uint8)  # the first block is given up
+    with (tmp_path / "file").open("wb+") as file:
+        file.write(b"precious" * 2)
+        file.flush()
+        other = place._replace(path=f"/proc/{os.getpid()}/fd/{file.fileno()}", serial=10**9)
+        with pytest.raises(OSError, match="is no memory of batches any more"):
+            open_place(other)
+    assert (tmp_path / "file").read_bytes() == b"precious" * 2

@@ -60,6 +60,7 @@ def test_the_peer_makes_the_same_step(small):
         np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=2e-3 * moved + 1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_bench_prints_its_table_and_leaves_every_round(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_run, "ROUNDS", 2)
     monkeypatch.setattr(bench_step, "PEERS", {"PyTorch": (False, False, True)})
@@ -80,9 +81,11 @@ def test_a_bench_prints_its_table_and_leaves_every_round(small, tmp_path, monkey
 
 def test_mistakes_are_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(capsys, ["--mode=bench"], "--mode=bench needs --bench=input,step,end2end")
+    refused(capsys, ["--mode=bench"], "--mode=bench needs --bench=input,step,eval,end2end")
     refused(
-        capsys, ["--mode=bench", "--bench=steps"], "--bench=steps: choose of input, step, end2end, with commas between"
+        capsys,
+        ["--mode=bench", "--bench=steps"],
+        "--bench=steps: choose of input, step, eval, end2end, with commas between",
     )
     refused(capsys, ["--mode=eval", "--bench=step"], "--bench: mode eval does not take it, only bench")
     step = ["--mode=bench", "--bench=step"]

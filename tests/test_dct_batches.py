@@ -10,6 +10,7 @@ from dct_sets import host_fields, prepare_dct
 from test_dct_device import float32_bound
 
 from input_pipeline import dct, pipeline, sampling, transforms
+from input_pipeline.filling import FillingThreads
 from twostream_jax.drivers.setup import Setup
 from twostream_jax.preprocess import (
     bidirectional_stack,
@@ -145,7 +146,7 @@ def test_frames_are_cut_at_the_same_place(setup, tiny_config):
     """A net of both streams has one crop box for both."""
     draws, _ = drawn(setup)
     both = transforms.Window(("rgb", "flow"), 3, 0, 48, 48, planes=setup.planes)
-    batch = transforms.train_batch([setup.only.records], draws, both, transforms.Filling())
+    batch = transforms.train_batch([setup.only.records], draws, both, FillingThreads(1))
     for b, (y, x, h, w) in enumerate(batch["crop"]):
         frame = setup.only.records.frames(int(draws["video"][b]), [int(draws["anchor"][b])])[0]
         own_y, own_x = int(draws["y"][b]), int(draws["x"][b])

@@ -128,7 +128,9 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("stack", "stacking", "bidirectional"), [(4, "trajectory", True), *KINDS])
+@pytest.mark.parametrize(
+    ("stack", "stacking", "bidirectional"), [pytest.param(4, "trajectory", True, marks=pytest.mark.slow), *KINDS]
+)
 def test_a_prediction_is_what_eval_gives(own, stack, stacking, bidirectional, tmp_path, one_device):
     own.input.stack, own.input.stacking, own.input.bidirectional = stack, stacking, bidirectional
     own.train.steps, own.train.batch_size, own.eval.frames = 2, 8, 2

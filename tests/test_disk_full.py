@@ -74,6 +74,7 @@ assert not list(disk.glob("a.json*"))
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(finished, tmp_path):
     _, workdir, _ = finished
     alone = ["unshare", "--user", "--map-root-user", "--mount"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_clips import sealed
 
-from input_pipeline import sampling
+from input_pipeline import codecs, sampling
 from input_pipeline.schema import UserError
 from twostream_jax import cli
 from twostream_jax import mesh as meshes
@@ -116,6 +116,75 @@ def test_other_subsets_checkpoints_and_batches(trained):
     assert result["videos"] == 18 and result["checkpoint"] == 3
     assert json.loads((workdir / "eval_train.json").read_text()) == json.loads(json.dumps(result))
     assert json.loads((workdir / "eval.json").read_text())["videos"] == test["videos"] == 9
+
+
+def test_several_checkpoints_in_one_pass(trained, monkeypatch, capsys):
+    """The same summaries and scores as one by one, each image decoded once for both, and a line each."""
+    config, workdir = trained["temporal"]
+    config, decoded, plain = config.copy_and_resolve_references(), [], codecs.decode_grey
+    monkeypatch.setattr(codecs, "decode_grey", lambda jpeg: decoded.append(jpeg) or plain(jpeg))
+    alone, counts = {}, []
+    for step in ("3", "6"):
+        config.eval.checkpoint = step
+        decoded.clear()
+        alone[step] = (evaluate(config, workdir), ScoreFile.read(workdir / "scores_videos_split1_test.npz"))
+        counts.append(len(decoded))
+    before = (workdir / "scores_videos_split1_test.npz").read_bytes()
+    decoded.clear()
+    capsys.readouterr()
+    cli.main(["--mode=eval", f"--workdir={workdir}", "--config.eval.checkpoint=3,last"])
+    assert counts == [len(decoded)] * 2
+    result = json.loads((workdir / "eval.json").read_text())
+    assert result == {"checkpoints": {step: json.loads(json.dumps(summary)) for step, (summary, _) in alone.items()}}
+    for step, (_, scores) in alone.items():
+        found = ScoreFile.read(workdir / f"scores_videos_split1_test_step{step}.npz")
+        assert found.provenance["step"] == int(step) and found.names == scores.names
+        np.testing.assert_allclose(found.probs, scores.probs, atol=1e-6)
+    assert np.abs(alone["3"][1].probs - alone["6"][1].probs).max() > 1e-5
+    assert (workdir / "scores_videos_split1_test.npz").read_bytes() == before
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [[f"{workdir}, checkpoint {n}", "4x10"] for n in (3, 6)]
+    assert all(re.search(r"  videos split 1 test  \d+\.\d % \([0-9.]+/9\)  95 %: ", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "line"),
+    [
+        ("3,5", "eval.checkpoint=5: not among the saved steps 3, 6, nor 'last' or 'best'"),
+        ("3,", "eval.checkpoint=3,: has a comma without a checkpoint beside it; leave it out"),
+        ("3,,6", "eval.checkpoint=3,,6: has a comma without a checkpoint beside it; leave it out"),
+        ("last;3", "eval.checkpoint=last;3: not among the saved steps"),
+        ("3,best", "eval.checkpoint=best: this run held out no validation groups"),
+    ],
+)
+def test_lists_of_checkpoints_that_cannot_be(trained, wanted, line):
+    config, workdir = trained["temporal"]
+    config = config.copy_and_resolve_references()
+    config.eval.checkpoint = wanted
+    with pytest.raises(UserError) as error:
+        evaluate(config, workdir)
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+def test_checkpoints_of_other_classes_are_not_scored_together(trained, monkeypatch):
+    config, workdir = trained["temporal"]
+    config, plain = config.copy_and_resolve_references(), Checkpoints.config
+    config.eval.checkpoint = "3,6"
+    turned = {"tasks": {"videos": ["a", "b"]}}
+    monkeypatch.setattr(Checkpoints, "config", lambda self, step: plain(self, step) | (turned if step == 6 else {}))
+    with pytest.raises(
+        UserError, match=r"eval.checkpoint=3,6: step 6 tells other classes apart than the first of these"
+    ):
+        evaluate(config, workdir)
+
+
+@pytest.mark.parametrize("mode", ["demo", "table"])
+def test_other_modes_score_one_checkpoint(mode, capsys, tmp_path):
+    extra = ["--table=2014-1b"] if mode == "table" else []
+    with pytest.raises(SystemExit):
+        cli.main([f"--mode={mode}", *extra, f"--workdir={tmp_path}", "--config.eval.checkpoint=3,6"])
+    line = f"eval.checkpoint=3,6: mode {mode} scores one checkpoint, only mode eval takes several; name one"
+    assert line in capsys.readouterr().err
 
 
 def test_classes_are_matched_by_name(trained, tmp_path):

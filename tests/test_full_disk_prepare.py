@@ -11,7 +11,7 @@ from input_pipeline import estimate, prepare, shards
 from input_pipeline.schema import UserError
 
 
-@pytest.mark.parametrize(("processes", "step"), [(1, 24), (2, 60)])
+@pytest.mark.parametrize(("processes", "step"), [(1, 24), pytest.param(2, 60, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_again_and_again(tmp_path, monkeypatch, processes, step):
     videos = tiny_list(tmp_path / "v", count=6)
     monkeypatch.setattr(shards, "SHARD_BYTES", 40_000)

@@ -202,7 +202,7 @@ def both_steps(model_items: tuple, inputs: Inputs, optim_items: tuple, freeze: t
     before = {layer: np.asarray(params["bias"]) for layer, params in state.params.items()}
     # Before the training step, which of two samples and at a rate for 256 makes probabilities of 0 and 1.
     score = steps.jit_eval_step(mesh, model=model, inputs=inputs, crops=crops)
-    scores = jax.device_get(score(state.params, meshes.put_batch(eval_batch, mesh))["a"])
+    scores = jax.device_get(score((state.params,), meshes.put_batch(eval_batch, mesh))[0]["a"])
     step = steps.jit_train_step(mesh, tasks=tuple(dict(heads)), **static)
     state, metrics = step(state, meshes.put_batch(train_batch, mesh), key)
     finite = bool(steps.jit_all_finite(mesh)(state.params))

@@ -14,7 +14,7 @@ ROOMS = [
     {"steps", "checkpoint", "run_log", "report"},
     {"models", "pretrained"},
     {"preprocess", "losses", "optim", "metrics", "state", "mesh", "flow"},
-    {"validate", "validate_run", "bilinear", "scores", "files", "disk_errors", "host_memory"},
+    {"validate", "validate_run", "bilinear", "scores", "files", "disk_errors", "host_memory", "xla_settings"},
 ]
 HOST = sorted((ROOT / "input_pipeline").rglob("*.py"))
 DEVICE = sorted((ROOT / "twostream_jax").rglob("*.py"))

@@ -7,6 +7,7 @@ import pytest
 from tiny_clips import SETTINGS, listed, write_clip
 
 from input_pipeline import prepare, sampling, stages, store, transforms
+from input_pipeline.filling import FillingThreads
 from input_pipeline.schema import dequantise_flow
 
 FRAMES = 12
@@ -60,7 +61,7 @@ def fields_of(batch, b=0, t=0):
 
 def read(records, anchor, *, video=0, streams=("flow",), stack=4, offset=0, **options):
     window = transforms.Window(streams, stack, offset, 48, 60, **options)
-    return transforms.read_windows([records], [video], [anchor], [0], [0], window, transforms.Filling())
+    return transforms.read_windows([records], [0], [video], [anchor], [0], [0], window, FillingThreads(1))
 
 
 def test_a_stack_holds_the_fields_from_the_anchor_on(numbered):

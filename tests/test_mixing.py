@@ -103,7 +103,7 @@ def lonely(batch):
     return batch | {"weight": np.where(batch["task"] == 1, 0, batch["weight"]).astype(np.float32)}
 
 
-@pytest.mark.parametrize("absent", [False, True])
+@pytest.mark.parametrize("absent", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_loss_is_hand_arithmetic_sharded_and_accumulated(mixed, absent):
     """And the updated parameters are those of one device and one part."""
     mixed.model.dropout = 0.0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import pipeline, sampling, transforms
+from input_pipeline.filling import FillingThreads
 from input_pipeline.schema import UserError
 from twostream_jax.drivers.setup import Setup
 
@@ -63,7 +64,7 @@ def test_whole_fields_carry_the_crop_box(setup):
     # Larger than any of these videos, as where another one of the data set is.
     whole = dataclasses.replace(crop, height=50, width=64, whole=True)
     cut, full = (
-        transforms.train_batch([setup.only.records], draws, window, transforms.Filling()) for window in (crop, whole)
+        transforms.train_batch([setup.only.records], draws, window, FillingThreads(1)) for window in (crop, whole)
     )
     assert full["flow"].shape == (16, 1, 3, 2, 50, 64) and full["size"].tolist() == [[48, 60]] * 16
     assert np.array_equal(full["crop"], np.stack([draws["y"], draws["x"], draws["crop"], draws["crop"]], axis=1))

@@ -102,49 +102,36 @@ def test_a_trace_that_cannot_be_written_costs_a_line(monkeypatch, tmp_path, caps
     assert err.startswith(f"warning: {tmp_path / 'profile'}: the trace cannot be written (") and out == ""
 
 
-def slow(monkeypatch, seconds):
-    """Make each batch of training take so long."""
-    batches = pipeline.train_batches
+def test_a_run_that_starves_is_told_and_one_that_fails_leaves_its_trace(
+    config, one_device, tmp_path, monkeypatch, capsys
+):
+    batches, error = pipeline.train_batches, UserError("record 7 is damaged")
 
-    def train_batches(*arguments, **named):
-        for batch in batches(*arguments, **named):
-            time.sleep(seconds)
+    def slow_and_damaged(*arguments, **named):
+        for number, batch in enumerate(batches(*arguments, **named)):
+            time.sleep(0.3)
+            if number == 11:
+                raise error
             yield batch
 
-    monkeypatch.setattr(pipeline, "train_batches", train_batches)
-
-
-def test_a_run_is_traced_and_one_that_starves_is_told(config, one_device, tmp_path, monkeypatch, capsys):
-    slow(monkeypatch, 0.3)
-    config.train.profile, config.train.log_every = "7:8", 1
-    config.train.steps = config.train.checkpoint_every = 10
-    train.train(config, tmp_path)
-    (file,) = (tmp_path / "profile").glob("plugins/profile/*/perfetto_trace.json.gz")
-    assert list(file.parent.glob("*.xplane.pb"))
-    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    assert [event["args"]["step_num"] for event in events if event.get("name") == "train"] == ["7", "8"]
-    assert {"next batch", "batch to the devices"} <= {event.get("name") for event in events}
+    monkeypatch.setattr(pipeline, "train_batches", slow_and_damaged)
+    config.train.profile, config.train.log_every = "7:14", 1
+    config.train.steps, config.train.checkpoint_every = 20, 10
+    with pytest.raises(UserError) as raised:
+        train.train(config, tmp_path)
+    assert raised.value is error
     out, err = capsys.readouterr()
     told = [line for line in err.splitlines() if line.startswith("note: training waits for its input ")]
     assert len(told) == 1 and f"{tmp_path / 'profile'}: trace of training steps" in out
     # A batch takes a third of a second, a step some milliseconds. The trace's own time is in none of the lines.
     lines = {line["step"]: line for line in read_metrics(tmp_path)}
-    assert all(lines[step]["input_wait"] > 0.5 and lines[step]["samples_per_second"] > 25 for step in (8, 9, 10))
-
-
-def test_an_error_in_the_input_ends_the_run_and_its_trace(config, one_device, tmp_path, monkeypatch, capsys):
-    batches = pipeline.train_batches
-
-    def damaged(*arguments, **named):
-        for number, batch in enumerate(batches(*arguments, **named)):
-            if number == 4:
-                raise UserError("record 7 is damaged")
-            yield batch
-
-    monkeypatch.setattr(pipeline, "train_batches", damaged)
-    config.train.profile, config.train.checkpoint_every = "2:6", 2
-    with pytest.raises(UserError, match="record 7 is damaged"):
-        train.train(config, tmp_path)
-    assert list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))
-    # Steps before it were taken, and saved.
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
+    assert all(lines[step]["input_wait"] > 0.5 and lines[step]["samples_per_second"] > 25 for step in (7, 8, 9, 10))
+    # Steps before the damage were taken, traced and saved.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["10"]
+    (file,) = (tmp_path / "profile").glob("plugins/profile/*/perfetto_trace.json.gz")
+    assert list(file.parent.glob("*.xplane.pb"))
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    steps = [event["args"]["step_num"] for event in events if event.get("name") == "train"]
+    # The twelfth asked for the batch that never came.
+    assert steps[:5] == ["7", "8", "9", "10", "11"] and set(steps[5:]) <= {"12"}
+    assert {"next batch", "batch to the devices"} <= {event.get("name") for event in events}

@@ -92,12 +92,45 @@ def test_eval_chunks_hold_every_position_once_by_size():
         np.arange(3), np.arange(3), np.asarray([20, 30, 4]), np.asarray([48, 48, 80]), np.asarray([64, 60, 48])
     )
     chunks = sampling.eval_chunks(videos, 8, before=0, after=3, count=5)
-    assert {chunk["bucket"] for chunk in chunks} == {(64, 64), (128, 64)}
-    seen = []
-    for chunk in chunks:
-        assert len(chunk["row"]) == 8
-        real = chunk["weight"] > 0
-        assert all((videos.height[r] > 64) == (chunk["bucket"] == (128, 64)) for r in chunk["row"])
-        seen += list(zip(chunk["row"][real].tolist(), chunk["anchor"][real].tolist(), strict=True))
-    wanted = [(r, int(a)) for r in range(3) for a in sampling.eval_positions(int(videos.frames[r]), 0, 3, 5)]
-    assert sorted(seen) == sorted(wanted)
+    # Ten positions of the first two make two batches of five; the third, of four frames, is one position five times.
+    assert [(chunk["bucket"], len(chunk["row"])) for chunk in chunks] == [((128, 64), 1), ((64, 64), 5), ((64, 64), 5)]
+    assert chunks[0]["weight"].tolist() == [5] and chunks[0]["weight"].dtype == np.float32
+    assert sorted(seen(chunks)) == sorted(wanted(videos, 5))
+    # A video's positions stand next to each other.
+    assert [r for chunk in chunks[1:] for r in chunk["row"]] == [0] * 5 + [1] * 5
+
+
+def seen(chunks):
+    """Return (row, anchor) of all chunks, each as often as it counts."""
+    items = ((c["row"][i], c["anchor"][i], c["weight"][i]) for c in chunks for i in range(len(c["row"])))
+    return [(int(row), int(anchor)) for row, anchor, weight in items for _ in range(int(weight))]
+
+
+def wanted(videos, count):
+    rows = range(len(videos.frames))
+    return [(r, int(a)) for r in rows for a in sampling.eval_positions(int(videos.frames[r]), 0, 3, count)]
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_eval_chunks_are_no_larger_than_they_need_be(multiple):
+    # 10 frames have 7 anchors: 25 positions of each are 7, floor(i / 4): six four times, the last once.
+    videos = table([0, 1, 2], frames=10)
+    chunks = sampling.eval_chunks(videos, 16, before=0, after=3, count=25, multiple=multiple)
+    sizes = {1: [11, 11], 4: [12, 12]}[multiple]
+    assert [len(chunk["row"]) for chunk in chunks] == sizes
+    real = np.concatenate([chunk["weight"] for chunk in chunks])
+    assert (real > 0).sum() == 21 and real.sum() == 75 and real[:7].tolist() == [4] * 6 + [1]
+    assert sorted(seen(chunks)) == sorted(wanted(videos, 25))
+    last = chunks[-1]
+    padding = last["weight"] == 0
+    assert padding.sum() == sum(sizes) - 21 and (last["anchor"][padding] == last["anchor"][0]).all()
+
+
+def test_eval_chunks_tell_apart_videos_whose_centre_is_odd():
+    n = np.arange(4)
+    sizes = np.asarray([340, 342, 340, 342])
+    videos = sampling.VideoTable(n, n, np.full(4, 30), np.full(4, 256), sizes)
+    chunks = sampling.eval_chunks(videos, 25, before=0, after=10, count=2, crop=224)
+    assert [(c["apart"], c["row"].tolist()) for c in chunks] == [((), [0, 0, 2, 2]), ((4,), [1, 1, 3, 3])]
+    whole = sampling.eval_chunks(videos, 25, before=0, after=10, count=2)
+    assert [(c["apart"], c["row"].tolist()) for c in whole] == [(None, [0, 0, 1, 1, 2, 2, 3, 3])]

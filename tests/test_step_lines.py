@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from twostream_jax.drivers.starving import STARVED_LINES, starving_line, usable_cores
+from input_pipeline.workers import usable_cores
+from twostream_jax.drivers.starving import STARVED_LINES, starving_line
 from twostream_jax.drivers.step_lines import AHEAD, LOOK_S, StepLines
 from twostream_jax.metrics import ClipMetrics
 
@@ -189,16 +190,18 @@ def test_a_start_and_a_moment_are_no_starving(starved):
 @pytest.mark.parametrize(
     ("facts", "told"),
     [
-        ({"threads": 8, "cores": 32}, "raise data.num_threads=8 to 32, the cores of this machine"),
-        ({"threads": 1, "cores": 2, "on_cpu": True}, "raise data.num_threads=1 to 2,"),
         ({"on_cpu": True}, "reading and training share 8 cores, so only more of them, or an accelerator, would help"),
-        ({}, "prepare the records with data.codec=dct (--mode=prepare)"),
-        ({"flow_jpegs": False}, "set data.num_workers=2, or more, if cores are idle, or move the records"),
-        ({"flow_jpegs": False, "workers": 3}, "raise data.num_workers=3, if cores are idle, or move the records"),
+        (
+            {},
+            "set data.num_workers=4: worker processes read beside each other, or prepare the records with data.codec=dct",
+        ),
+        ({"workers": 4}, "prepare the records with data.codec=dct (--mode=prepare)"),
+        ({"flow_jpegs": False, "cores": 32, "workers": 8}, "set data.num_workers=16: worker processes"),
+        ({"flow_jpegs": False, "workers": 4}, "move the records to a faster disk, or give the machine more cores"),
     ],
 )
 def test_the_remedy_fits(facts, told):
-    usual = {"threads": 8, "workers": 0, "cores": 8, "flow_jpegs": True, "on_cpu": False}
+    usual = {"workers": 0, "cores": 8, "flow_jpegs": True, "on_cpu": False}
     line = starving_line(0.314, **usual | facts)
     assert line.startswith("note: training waits for its input 31% of the time (input_wait in metrics.jsonl): ")
     assert told in line and "\n" not in line

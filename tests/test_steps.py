@@ -53,7 +53,7 @@ def spatial(config):
     return config
 
 
-@pytest.mark.parametrize("stream", ["temporal", "spatial"])
+@pytest.mark.parametrize("stream", ["temporal", pytest.param("spatial", marks=pytest.mark.slow)])
 def test_eight_devices_give_the_losses_of_one(wide, stream):
     config = spatial(wide) if stream == "spatial" else wide
     one, state_one = run_steps(config, jax.devices()[:1], STEPS)
@@ -99,8 +99,8 @@ def test_eval_scores_are_the_softmax_of_each_crop_averaged(config):
         "size": np.tile(np.asarray([48, 60], np.int32), (2, 1)),
     }
     scores = steps.jit_eval_step(mesh, model=model, inputs=setup.inputs, crops=10)(
-        state.params, meshes.put_batch(batch, mesh)
-    )["t"]
+        (state.params,), meshes.put_batch(batch, mesh)
+    )[0]["t"]
     # By hand: every crop cut, mirrored and scored on its own.
     px = batch["flow"].astype(np.float32) * (16 / 255) - 8 - batch["mean"][..., None, None]
     score = jax.jit(lambda params, flow: model.apply({"params": params}, {"flow": flow}, train=False)["t"][:, 0])
@@ -118,8 +118,8 @@ def test_eval_scores_are_the_softmax_of_each_crop_averaged(config):
     np.testing.assert_allclose(scores["logits"], np.mean(by_crop, axis=0), atol=1e-4)
     np.testing.assert_allclose(scores["centre_probs"], probs[8], atol=1e-5)
     one_crop = steps.jit_eval_step(mesh, model=model, inputs=setup.inputs, crops=1)(
-        state.params, meshes.put_batch(batch, mesh)
-    )["t"]
+        (state.params,), meshes.put_batch(batch, mesh)
+    )[0]["t"]
     np.testing.assert_allclose(one_crop["probs"], probs[8], atol=1e-5)
 
 

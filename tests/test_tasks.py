@@ -15,9 +15,10 @@ from input_pipeline.schema import UserError
 from twostream_jax import cli_config, validate_run
 from twostream_jax.checkpoint import Checkpoints
 from twostream_jax.drivers.demo import demo
-from twostream_jax.drivers.evaluate import by_task, evaluate
+from twostream_jax.drivers.evaluate import by_task, evaluate, result_lines
 from twostream_jax.drivers.inspect import inspect_config, inspect_run, report_lines
 from twostream_jax.drivers.predict import _fuse, predict
+from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup
 from twostream_jax.drivers.table import table
 from twostream_jax.drivers.tasks import open_tasks
@@ -93,6 +94,20 @@ def test_eval_scores_each_task_by_its_own_head(trained, one_device):
     assert len(ScoreFile.read(workdir / "scores_second_split0_train.npz").classes) == 6
 
 
+def test_several_checkpoints_of_each_task(trained, one_device):
+    config, workdir = own(trained)
+    config.eval.subset = "train"
+    alone = evaluate(config, workdir)
+    config.eval.checkpoint = "last,3"
+    content = evaluate(config, workdir)
+    assert list(content["checkpoints"]) == ["6", "3"] and content["checkpoints"]["6"] == alone
+    assert json.loads((workdir / "eval_train.json").read_text()) == content
+    lines = result_lines(workdir, content)
+    shown = [line.split(", checkpoint ")[1].split()[:3] for line in lines]
+    assert shown == [[step, "4x10", task] for step in ("6", "3") for task in ("first", "second")]
+    assert ScoreFile.read(workdir / "scores_second_split0_train_step3.npz").provenance["step"] == 3
+
+
 def test_a_config_of_one_of_the_data_sets_scores_with_that_head(trained, one_device, other):
     """As `--config=configs/temporal_hmdb51.py --workdir=runs/both` does, where the task has its data set's name."""
     config, workdir = own(trained)
@@ -117,10 +132,13 @@ def test_a_config_of_one_of_the_data_sets_scores_with_that_head(trained, one_dev
         evaluate(single, twin)
 
 
-def test_predict_and_inspect_show_every_head(trained, one_device):
+def test_predict_and_inspect_show_every_head(trained, one_device, monkeypatch):
     config, workdir = own(trained)
     video = next(Path(config.data.split_file).parent.rglob("*.avi"))
+    passes, plain = [], Scorer.by_net_and_head
+    monkeypatch.setattr(Scorer, "by_net_and_head", lambda *of: passes.append(set(of[4])) or plain(*of))
     (stream,) = predict([(config, workdir)], video)["streams"].values()
+    assert passes == [{"first", "second"}]  # both heads in one pass
     assert {name: len(top) for name, top in stream["tasks"].items()} == {"first": 5, "second": 5}
     result = inspect_run(config, workdir)
     assert result["tasks"] == {"first": 9, "second": 6}

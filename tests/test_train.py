@@ -13,6 +13,7 @@ from input_pipeline import sampling
 from input_pipeline.schema import UserError
 from twostream_jax.checkpoint import Checkpoints
 from twostream_jax.drivers import bad_batch
+from twostream_jax.drivers.device_batches import DeviceBatches
 from twostream_jax.drivers.setup import Setup
 from twostream_jax.drivers.step_lines import StepLines
 from twostream_jax.drivers.train import train
@@ -64,7 +65,10 @@ def test_a_continued_run_ends_bit_for_bit_as_an_undisturbed_one(finished, tmp_pa
 
 def test_the_seed_decides_everything(finished, tmp_path):
     config, workdir, _ = finished
-    train(config, tmp_path / "same")
+    # A CPU needs nothing for that, so the key changes nothing here.
+    same = config.copy_and_resolve_references()
+    same.train.deterministic = True
+    train(same, tmp_path / "same")
     assert same_arrays(state_of(config, tmp_path / "same", 6), state_of(config, workdir, 6))
     other = config.copy_and_resolve_references()
     other.seed = 1
@@ -231,7 +235,7 @@ def test_the_second_process_of_a_run_writes_no_batch(tmp_path):
     assert line.startswith("the loss is nan at step 2 (its batch: a; all in ") and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkeypatch, capsys, number):
     config, *_ = finished
 
@@ -253,6 +257,43 @@ def test_a_signal_saves_and_the_run_continues_exactly(finished, tmp_path, monkey
     assert "continues at step 4" in capsys.readouterr().out
     train(config, tmp_path / "calm")
     assert same_arrays(state_of(config, tmp_path / "run", 6), state_of(config, tmp_path / "calm", 6))
+
+
+@pytest.mark.parametrize("waited", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_signal_that_ends_the_worker_processes_too_saves(finished, tmp_path, monkeypatch, capsys, waited):
+    """Schedulers signal the whole process group: training then finds no batch, and saves what it has."""
+    config, *_ = finished
+
+    class Ended(DeviceBatches):
+        count = 0
+
+        def wait(self, seconds):
+            return not waited and super().wait(seconds)
+
+        def __next__(self):
+            self.count += 1
+            if self.count == 5:
+                signal.raise_signal(signal.SIGTERM)
+            if self.count >= 5:
+                raise UserError("data.num_workers=2: a worker process has died")
+            return super().__next__()
+
+    config = config.copy_and_resolve_references()
+    config.train.checkpoint_every, config.data.validation_fraction = 5, 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr("twostream_jax.drivers.train.DeviceBatches", Ended)
+        with pytest.raises(SystemExit) as stopped:
+            train(config, tmp_path / "run")
+    assert stopped.value.code == 0 and "saved at step 4 and stopped" in capsys.readouterr().out
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [2, 4]
+    train(config, tmp_path / "run")
+    assert "continues at step 4" in capsys.readouterr().out
+    # Without a signal the same is the end of the run.
+    with monkeypatch.context() as patch:
+        patch.setattr("twostream_jax.drivers.train.DeviceBatches", Ended)
+        patch.setattr(signal, "raise_signal", lambda number: None)
+        with pytest.raises(UserError, match="a worker process has died"):
+            train(config, tmp_path / "dead")
 
 
 @pytest.mark.parametrize(("at", "saved"), [(2, 3), (6, 6)])

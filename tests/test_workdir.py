@@ -54,6 +54,7 @@ def test_a_run_trained_with_relative_paths_is_found_from_anywhere(finished, tmp_
     assert train(cli_config.load_stored(workdir, []), workdir) == {"step": 6}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_fewer_and_with_more_devices(finished, tmp_path, monkeypatch):
     config, workdir, _ = finished
     monkeypatch.undo()

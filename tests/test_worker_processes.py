@@ -66,10 +66,7 @@ def wait_until_gone(processes, seconds=15.0):
 
 
 # In the thread that asks for batches, as evaluation does, or in that which brings them ahead to the device.
-HOW = pytest.mark.parametrize("how", ["here", "ahead"])
-
-
-@HOW
+@pytest.mark.parametrize("how", [pytest.param("here", marks=pytest.mark.slow), "ahead"])
 def test_the_end_leaves_no_shared_memory(finished, tmp_path, how):
     process = start(finished, tmp_path, 6, how)
     out, err = process.communicate(timeout=120)
@@ -89,8 +86,9 @@ def test_workers_leave_with_a_parent_that_is_killed(finished, tmp_path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/stat").is_file(), reason="looks for processes in /proc")
-@HOW
-@pytest.mark.parametrize("after", ["begins\n", "reads\n"])
+@pytest.mark.parametrize(
+    ("after", "how"), [("begins\n", "ahead"), pytest.param("reads\n", "here", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_is_answered_by_the_parent_alone(finished, tmp_path, after, how):
     """Also while the workers still start, which takes seconds."""
     process = start(finished, tmp_path, 10**9, how)

@@ -12,8 +12,9 @@ from pathlib import Path
 from absl import flags
 
 from input_pipeline.schema import UserError, first_line, one_line
-from twostream_jax import cli_config
+from twostream_jax import cli_config, validate
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
+from twostream_jax.xla_settings import heed_deterministic, keep_compiled_programs
 
 # Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
 MODES = {
@@ -119,8 +120,8 @@ def _run(arguments: list[str]) -> None:
             fit = ", ".join(other for other, taken in MODES.items() if name in taken)
             raise UserError(f"--{name}: mode {mode} does not take it, only {fit}")
     _quiet_libraries()
-    if mode in COMPUTING and computes_on_cpu():
-        keep_freed_memory()
+    if mode in COMPUTING:
+        (keep_freed_memory if computes_on_cpu() else keep_compiled_programs)()
     if any(values[name].present for name in ("coordinator", "num_processes", "process_id")):
         from twostream_jax.mesh import start_processes
 
@@ -152,6 +153,8 @@ def _demo(values, rest) -> None:
     from twostream_jax.drivers.demo import demo
 
     config, name = cli_config.load(values.config or "configs/demo.py", rest)
+    validate.check_one_checkpoint(config, "demo")
+    heed_deterministic(config)
     demo(config, Path(values.workdir or f"runs/{name}"))
 
 
@@ -182,17 +185,18 @@ def _train(values, rest) -> None:
         if not values.workdir:
             raise UserError("--mode=train needs --config=configs/X.py, or --workdir=DIR of a run to continue")
         config = cli_config.load_stored(workdir, rest)
+    heed_deterministic(config)
     train(config, workdir)
 
 
 def _eval(values, rest) -> None:
-    from twostream_jax.drivers.evaluate import by_task, evaluate, summary_lines
+    from twostream_jax.drivers.evaluate import evaluate, result_lines
 
-    for workdir in _runs_or_newest(values):
-        results = evaluate(cli_config.load_for_run(values.config, workdir, rest), workdir)
-        for summary in by_task(results).values():
-            print(f"{workdir}, checkpoint {summary['checkpoint']}")
-            print("\n".join(summary_lines(summary)))
+    runs = [(cli_config.load_for_run(values.config, workdir, rest), workdir) for workdir in _runs_or_newest(values)]
+    heed_deterministic(*(config for config, _ in runs))
+    for config, workdir in runs:
+        result = evaluate(config, workdir)
+        print("\n".join(result_lines(workdir, result)))
 
 
 def _fuse(values, rest) -> None:
@@ -217,11 +221,13 @@ def _table(values, rest) -> None:
     tiny = config.table.scale == "tiny"
     if tiny and not values.config:
         config, name = cli_config.load("configs/table_tiny.py", rest)
+    validate.check_one_checkpoint(config, "table")
     configs = {"ucf101": config}
     for place in ("hmdb51", "imagenet"):
         path = config.table[place]
         if path and (place == "hmdb51" or path.endswith(".py")):
             configs[place] = _place_config(place, path)
+    heed_deterministic(*configs.values())
     folder = name if name.startswith("table") else f"table_{name}_tiny" if tiny else f"table_{name}"
     table(values.table, configs, Path(values.workdir or f"runs/{folder}"))
 
@@ -249,6 +255,7 @@ def _predict(values, rest) -> None:
         raise UserError("--mode=predict needs --video=FILE")
     workdirs = [w for run in values.runs for w in cli_config.stream_workdirs(Path(run))] or _runs_or_newest(values)
     runs = [(cli_config.load_for_run("", workdir, rest), workdir) for workdir in workdirs]
+    heed_deterministic(*(config for config, _ in runs))
     print(json.dumps(predict(runs, Path(values.video)), indent=2, ensure_ascii=False))
 
 

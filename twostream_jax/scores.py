@@ -141,9 +141,13 @@ def check_writable(workdir: Path) -> None:
         ) from error
 
 
-def file_name(task: str, split: int, folds: int, subset: str) -> str:
-    """Return how the score file of these videos is called: scores_ucf101_split1_test.npz, scores_fight_fold2of5_test.npz."""
-    return f"scores_{task}_" + (f"fold{split}of{folds}" if folds else f"split{split}") + f"_{subset}.npz"
+def file_name(task: str, split: int, folds: int, subset: str, step: int | None = None) -> str:
+    """Return how the score file of these videos is called: scores_ucf101_split1_test.npz, scores_fight_fold2of5_test.npz.
+
+    With a `step`, where several of a run are scored: scores_ucf101_split1_test_step1000.npz.
+    """
+    division = f"fold{split}of{folds}" if folds else f"split{split}"
+    return f"scores_{task}_{division}_{subset}" + ("" if step is None else f"_step{step}") + ".npz"
 
 
 def align(a: ScoreFile, b: ScoreFile, name_a: str = "the first score file", name_b: str = "the second") -> ScoreFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from twostream_jax import losses
 from twostream_jax import mesh as meshes
 from twostream_jax.metrics import ClipMetrics, correct_by_task
 from twostream_jax.optim import trained_part
-from twostream_jax.preprocess import CENTRE, eval_inputs, train_inputs
+from twostream_jax.preprocess import CENTRE, TenCrops, eval_frames, eval_inputs, train_inputs
 from twostream_jax.state import TrainState
 
 
@@ -148,20 +148,38 @@ def _accumulated(of_part: Callable, batch: dict[str, jax.Array], key: jax.Array,
     return total
 
 
-def eval_step(params: Any, batch: dict[str, jax.Array], *, model, inputs: Inputs, crops: int) -> dict[str, dict]:
-    """Return, for each head, the scores of every stack: {"probs", "logits", "centre_probs"}, float32 [B, classes].
+def eval_step(
+    nets: Sequence[Any],
+    batch: dict[str, jax.Array],
+    apart: tuple[int, ...] | None = None,
+    *,
+    model,
+    inputs: Inputs,
+    crops: int,
+) -> list[dict[str, dict]]:
+    """Return the scores of every stack: of each net, by head, {"probs", "logits", "centre_probs"}, float32 [B, classes].
 
-    `probs` and `logits` are means over the crops, `centre_probs` the centre crop's alone (2014 Sect. 5: class scores,
-    i.e. softmax, are averaged).
+    `nets` are the parameters of one net or of several, for all of which the batch is preprocessed once. `probs` and `logits`
+    are means over the crops, `centre_probs` the centre crop's alone (2014 Sect. 5: class scores, i.e. softmax, are
+    averaged). With `apart` (`TenCrops`), for a net that takes frames and ten crops, conv1 is computed once a frame; without,
+    of each crop by itself. The scores are the same but for rounding.
     """
-    prepared = eval_inputs(batch, crop=inputs.crop, crops=crops, **inputs.flow)
-    outputs = {}
-    for head, logits in model.apply({"params": params}, prepared, train=False).items():
-        by_crop = logits.mean(axis=1).reshape(-1, crops, logits.shape[-1])
-        probs = jax.nn.softmax(by_crop)
-        centre = probs[:, CENTRE if crops > 1 else 0]
-        outputs[head] = {"probs": probs.mean(axis=1), "logits": by_crop.mean(axis=1), "centre_probs": centre}
-    return outputs
+    if apart is None:
+        prepared, keywords = eval_inputs(batch, crop=inputs.crop, crops=crops, **inputs.flow), {}
+    else:
+        assert crops == 10 and model.takes_frames, crops
+        size = jnp.repeat(batch["size"], inputs.clip_frames, axis=0)
+        prepared, keywords = eval_frames(batch, **inputs.flow), {"crops": TenCrops(inputs.crop, size, apart)}
+    by_net = [model.apply({"params": params}, prepared, train=False, **keywords) for params in nets]
+    return [{head: _mean_scores(logits, crops) for head, logits in by_head.items()} for by_head in by_net]
+
+
+def _mean_scores(logits: jax.Array, crops: int) -> dict[str, jax.Array]:
+    """Return what `eval_step` does of one head, of logits [B * crops, T, classes]."""
+    by_crop = logits.mean(axis=1).reshape(-1, crops, logits.shape[-1])
+    probs = jax.nn.softmax(by_crop)
+    centre = probs[:, CENTRE if crops > 1 else 0]
+    return {"probs": probs.mean(axis=1), "logits": by_crop.mean(axis=1), "centre_probs": centre}
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -198,6 +216,15 @@ def jit_train_step(mesh: Mesh, **static) -> Callable:
 
 
 def jit_eval_step(mesh: Mesh, **static) -> Callable:
-    """Return `eval_step(params, batch)`, jitted over the mesh; the scores are replicated so that each process reads all."""
+    """Return `eval_step(nets, batch, apart)`, jitted over the mesh; each device scores its own rows.
+
+    The scores are replicated so that each process reads all.
+    """
     whole, rows = meshes.replicated(mesh), meshes.sharded_rows(mesh)
-    return jax.jit(partial(eval_step, **static), in_shardings=(whole, rows), out_shardings=whole)
+
+    def step(nets: Sequence[Any], batch: dict[str, jax.Array], apart: tuple[int, ...] | None = None) -> list[dict]:
+        of_rows = partial(eval_step, apart=apart, **static)
+        specs = (whole.spec, rows.spec)
+        return jax.shard_map(of_rows, mesh=mesh, in_specs=specs, out_specs=rows.spec)(nets, batch)
+
+    return jax.jit(step, static_argnums=2, in_shardings=(whole, rows), out_shardings=whole)

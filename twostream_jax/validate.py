@@ -6,6 +6,7 @@ Each raises `UserError` with one line that names the key, shows its value and sa
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import base
 from input_pipeline.schema import CODECS, FLOW_METHODS, SUBSETS, UserError, shown_name
 
-KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "tfds", "synthetic")
+KINDS = ("ucf101", "hmdb51", "csv", "folder", "jpeg_folders", "records", "tfds", "synthetic")
 DTYPES = ("float32", "bfloat16")
 # Part of the names of layers and of score files.
 TASK_NAME = r"[\w+-]{1,60}"
@@ -61,6 +62,12 @@ def check_config(config, streams_of_models: dict[str, tuple[str, ...]]) -> None:
         )
     if config.data.kind == "jpeg_folders":
         _check_jpeg_folders(config)
+    elif config.data.kind == "records":
+        if config.data.codec != "dct":
+            raise UserError(
+                f"data.codec={config.data.codec}: data.kind=records stores flow of records as coefficients; set it to dct"
+            )
+        _check_all_planes(config)
     elif config.input.crop > config.data.short_side:
         raise UserError(
             f"input.crop={config.input.crop}: larger than the stored frames, data.short_side={config.data.short_side} px; "
@@ -72,14 +79,19 @@ def _check_jpeg_folders(config) -> None:
     """Check what says how JPEGs are taken over; their size is known only once they are records."""
     _one_of("data.spare_field", config.data.spare_field, ("", "first", "last"))
     _at_least("data.jpeg_bound_px", config.data.jpeg_bound_px, 0)
-    if config.data.codec == "dct" and config.data.dct_planes != 64:
-        raise UserError(
-            f"data.dct_planes={config.data.dct_planes}: data.kind=jpeg_folders takes over all coefficients of the JPEGs; "
-            "set it to 64"
-        )
+    if config.data.codec == "dct":
+        _check_all_planes(config)
     if config.flow.backward:
         raise UserError(
             "flow.backward=True: data.kind=jpeg_folders takes over flow that is there and computes none; set it to False"
+        )
+
+
+def _check_all_planes(config) -> None:
+    if config.data.dct_planes != 64:
+        raise UserError(
+            f"data.dct_planes={config.data.dct_planes}: data.kind={config.data.kind} takes over all coefficients of the "
+            "JPEGs; set it to 64"
         )
 
 
@@ -184,6 +196,10 @@ def _check_ranges(config) -> None:
         for section, keys in sections.items():
             for key in keys:
                 _at_least(f"{section}.{key}", config[section][key], least)
+    if config.data.num_workers and not hasattr(os, "memfd_create"):
+        raise UserError(
+            f"data.num_workers={config.data.num_workers}: works on Linux only; set it to 0 and use data.num_threads"
+        )
     _at_least("seed", config.seed, 0)
     _share("model.dropout", config.model.dropout)
     _share("optim.momentum", config.optim.momentum)
@@ -221,6 +237,15 @@ def check_split(config) -> None:
         raise UserError(
             "data.split=0: only mode demo runs every split in turn; name one from 1 or, to train on all splits together, "
             "set tasks.NAME = base.task(records, split=0) in the config file"
+        )
+
+
+def check_one_checkpoint(config, mode: str) -> None:
+    """Check that `eval.checkpoint` names one: mode eval alone takes several."""
+    wanted = str(config.eval.checkpoint)
+    if "," in wanted:
+        raise UserError(
+            f"eval.checkpoint={wanted}: mode {mode} scores one checkpoint, only mode eval takes several; name one"
         )
 
 

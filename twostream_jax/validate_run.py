@@ -16,7 +16,7 @@ from input_pipeline.schema import UserError, shown_name
 # Keys that change neither samples, model nor optimizer: a run may continue with other values. The records are checked by
 # their checksum, wherever they lie; what only `prepare` reads is settled once they are written.
 FREE_ON_RESUME = (
-    "train.steps", "train.checkpoint_every", "train.log_every", "train.accumulate", "train.profile",
+    "train.steps", "train.checkpoint_every", "train.log_every", "train.accumulate", "train.profile", "train.deterministic",
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
     "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",

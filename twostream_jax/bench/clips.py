@@ -16,8 +16,6 @@ CLIPS = (
     "ucf101/JavelinThrow/v_JavelinThrow_g21_c03.avi",
     "ucf101/JavelinThrow/v_JavelinThrow_g22_c01.avi",
 )
-# Folder, under the workdir, of records that take over the JPEGs.
-TRANSCODED = "records_transcoded"
 
 
 def bench_records(config, workdir: Path, codec: str = "jpeg", planes: int = 64) -> Path:
@@ -39,12 +37,11 @@ def bench_records(config, workdir: Path, codec: str = "jpeg", planes: int = 64) 
     return folder
 
 
-def transcoded_records(config, workdir: Path, files: Path, bound_px: float) -> Path:
-    """Return the folder of DCT records that take over the flow JPEGs of `jpeg_files` coefficient by coefficient."""
+def transcoded_records(config, workdir: Path, source: Path) -> Path:
+    """Return the folder, under `workdir`, of DCT records with the coefficients of the JPEG records in `source`."""
     own = config.copy_and_resolve_references()
-    own.data.records, own.data.codec, own.data.dct_planes = str(workdir / TRANSCODED), "dct", 64
-    own.data.kind, own.data.videos, own.data.frames, own.data.split_file = "jpeg_folders", str(files), "", ""
-    own.data.jpeg_bound_px = bound_px
+    own.data.records, own.data.codec, own.data.dct_planes = str(workdir / "records_transcoded"), "dct", 64
+    own.data.kind, own.data.videos = "records", str(source)
     prepare_records(own)
     return Path(own.data.records)
 
@@ -71,17 +68,6 @@ def video_folder(records: Records, position: int, folder: Path) -> Path:
     """Return where `jpeg_files` puts a video's flow."""
     video = records.videos[position]
     return folder / records.dataset.classes[video.label] / video.name.replace("/", "_")
-
-
-def in_common_order(records: Records) -> tuple[int, ...]:
-    """Return the positions of all videos in an order that records and those made of their `jpeg_files` share."""
-    taken_over = records.path.name == TRANSCODED
-
-    def flat_name(position: int) -> str:
-        name = records.videos[position].name
-        return name.partition("/")[2] if taken_over else name.replace("/", "_")
-
-    return tuple(sorted(range(len(records)), key=flat_name))
 
 
 def _with_clips(config, workdir: Path):

@@ -22,7 +22,7 @@ from twostream_jax.bench.rounds import Builder, Rounds, interleave, time_lines
 from twostream_jax.bench.training_setup import all_videos_setup, draw_of
 from twostream_jax.drivers.device_batches import QUEUED, DeviceBatches
 from twostream_jax.drivers.setup import Setup
-from twostream_jax.drivers.step_lines import AHEAD
+from twostream_jax.drivers.step_lines import AHEAD, one_by_one
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 from twostream_jax.optim import make_optimizer
 from twostream_jax.run_log import Progress
@@ -157,7 +157,7 @@ def step_alone(config, records: Path) -> tuple[Callable[[], None], dict]:
     held, count = {"state": state}, _round_steps()
 
     def run() -> None:
-        _train(step, held, (batch for _ in range(count)), key)
+        _train(step, held, (batch for _ in range(count)), key, mesh)
 
     return run, {"steps": count}
 
@@ -188,18 +188,19 @@ def both(config, records: Path) -> tuple[Callable[[], None], dict, Callable[[], 
     arriving, held, count = DeviceBatches(_host_batches(setup), mesh), {"state": state}, _round_steps()
 
     def run() -> None:
-        _train(step, held, (next(arriving) for _ in range(count)), key)
+        _train(step, held, (next(arriving) for _ in range(count)), key, mesh)
 
     return run, {}, lambda: _skip(arriving)
 
 
-def _train(step: Callable, held: dict, batches: Iterator, key: jax.Array) -> None:
+def _train(step: Callable, held: dict, batches: Iterator, key: jax.Array, mesh: jax.sharding.Mesh) -> None:
     """Make a step on each batch, dispatched ahead as far as training does, and wait for the last."""
     pending: deque = deque()
+    ahead = 0 if one_by_one(mesh) else AHEAD
     for batch in batches:
         held["state"], metrics = step(held["state"], batch, key)
         pending.append(metrics)
-        if len(pending) > AHEAD:
+        if len(pending) > ahead:
             jax.block_until_ready(pending.popleft())
     jax.block_until_ready((held["state"], list(pending)))
 

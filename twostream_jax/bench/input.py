@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from input_pipeline import pipeline, sampling
 from input_pipeline.schema import UserError, dequantise_flow, first_line
 from input_pipeline.store import Records
+from input_pipeline.workers import usable_cores
 from twostream_jax.bench import clips
 from twostream_jax.bench.rounds import Builder, Rounds, interleave, time_lines
 from twostream_jax.bench.samples import Sample
@@ -23,8 +24,8 @@ from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 from twostream_jax.run_log import Progress
 
 BATCH_SIZE = 32  # samples; the rates of larger batches are the same
-BATCHES = 16  # a round reads: the start of threads and processes counts, as at the start of a run
-FEWER_PLANES = 28
+BATCHES = 16  # of a round
+FEWER_PLANES = 15
 JPEG = "twostream-jax, JPEG records"
 DCT = "twostream-jax, DCT records"
 DCT_FEWER = f"twostream-jax, DCT records of {FEWER_PLANES} planes"
@@ -36,18 +37,20 @@ TUNED = "PyTorch, tuned"
 def bench_input(config, rounds: int, workdir: Path) -> dict:
     """Return every round's seconds for the same samples, the sweep of the tuned peer's settings, and ratios to both peers.
 
-    A round reads `BATCHES` batches of `BATCH_SIZE` from files that the system has in memory, from the start of the threads
-    or processes to the last batch. CPU seconds are those of all processes. `crops` says how the batches compare.
+    A round reads `BATCHES` batches of `BATCH_SIZE` from files that the system has in memory, from the middle of a run: no
+    start is counted, and no batch that was read before. CPU seconds are those of all processes. `crops` says how the
+    batches compare.
     """
     print("bench input: records and files of the same flow")
     made, missing = _records(config, workdir)
     stored = Records(made[JPEG])
     files = clips.jpeg_files(stored, workdir / "jpegs")
     try:
-        made[DCT_TAKEN_OVER] = clips.transcoded_records(config, workdir, files, stored.videos[0].bound_px)
+        made[DCT_TAKEN_OVER] = clips.transcoded_records(config, workdir, made[JPEG])
     except UserError as error:
         missing[DCT_TAKEN_OVER] = first_line(error)
-    contestants: dict[str, tuple[Builder, tuple]] = {who: (our_reader, (config, path)) for who, path in made.items()}
+    ours = _our_contestants(config, made)
+    contestants: dict[str, tuple[Builder, tuple]] = dict(ours)
     peers, sweep = {}, {}
     try:
         peers, sweep = _peers(peer_samples(config, made[JPEG], files, BATCHES), config.input.crop)
@@ -69,7 +72,7 @@ def bench_input(config, rounds: int, workdir: Path) -> dict:
         "samples_per_second": {who: samples / found.median(who) for who in found.wall_s},
         "sweep": sweep,
         "crops": crops_compared(config, made, files, bool(peers)),
-        "ratios": _ratios(found, list(made), list(peers)),
+        "ratios": _ratios(found, list(ours), list(peers)),
     }
 
 
@@ -96,6 +99,17 @@ def _records(config, workdir: Path) -> tuple[dict[str, Path], dict[str, str]]:
     return made, missing
 
 
+def _our_contestants(config, made: dict[str, Path]) -> dict[str, tuple[Builder, tuple]]:
+    """Return our readers: each kind of records by threads, and the two that are most used by worker processes as well."""
+    workers = config.data.num_workers or max(2, usable_cores())
+    ours: dict[str, tuple[Builder, tuple]] = {}
+    for who, path in made.items():
+        ours[who] = (our_reader, (config, path, 0))
+        if who in (JPEG, DCT):
+            ours[f"{who}, {workers} workers"] = (our_reader, (config, path, workers))
+    return ours
+
+
 def _facts(records: Records) -> dict:
     """Return what of the records decides over a time."""
     sizes = sorted({f"{video.width}x{video.height}" for video in records.videos})
@@ -104,30 +118,29 @@ def _facts(records: Records) -> dict:
     return {"pairs": pairs, "sizes": sizes, "flow": records.dataset.flow.plain(), "bytes_a_pair": flow_bytes / pairs}
 
 
-def our_reader(config, records: Path) -> tuple[Callable[[], None], dict]:
-    """Return a function that reads the round's batches as training does, and {"num_threads", "planes"}."""
+def our_reader(config, records: Path, workers: int) -> tuple[Callable[[], None], dict, Callable[[], None]]:
+    """Return a function that reads the round's batches as training does, facts, and what drops those read ahead."""
     if computes_on_cpu():
         keep_freed_memory()  # as the command line does
-    setup = all_videos_setup(config, records)
-    return partial(_exhaust, partial(_our_batches, setup, BATCHES)), {
-        "num_threads": config.data.num_threads,
-        "planes": len(setup.planes),
-    }
+    own = config.copy_and_resolve_references()
+    own.data.num_workers = workers
+    setup = all_videos_setup(own, records)
+    reading, arriving = setup.reading(), _our_batches(setup, 2**31)
+    facts = {"num_threads": reading.num_threads, "num_workers": workers, "planes": len(setup.planes)}
+    return partial(_take, arriving, BATCHES), facts, partial(_take, arriving, pipeline.BATCHES_AHEAD + 2)
 
 
-def _our_batches(setup: Setup, count: int) -> Iterable[dict[str, np.ndarray]]:
+def _take(arriving: Iterator, count: int) -> None:
+    for _ in range(count):
+        next(arriving)
+
+
+def _our_batches(setup: Setup, count: int) -> Iterator[dict[str, np.ndarray]]:
     window, reading = setup.window(setup.config.input.crop), setup.reading()
     records = [setup.only.records]
     return pipeline.train_batches(
         records, draw_of(setup, BATCH_SIZE), window, start_step=0, steps=count, reading=reading
     )
-
-
-def _exhaust(start: Callable[[], Iterable]) -> None:
-    count = 0
-    for _ in start():
-        count += 1
-    assert count == BATCHES, count
 
 
 def peer_samples(config, records: Path, files: Path, count: int) -> list[Sample]:
@@ -156,20 +169,21 @@ def _peers(samples: list[Sample], crop: int) -> tuple[dict[str, tuple[Builder, t
     print("bench input: sweep of the tuned loader's settings")
     # In a process of its own, in which jax runs no threads when the workers are forked.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        tried = pool.submit(torch_loaders.sweep, samples, crop, BATCH_SIZE).result()
-    best, _ = min(tried, key=lambda setting: statistics.median(setting[1]))
+        tried = pool.submit(torch_loaders.sweep, samples, crop, BATCH_SIZE, BATCHES).result()
+    best = min(tried, key=lambda tuning: statistics.median(tried[tuning]))
+    how = (samples, crop, BATCH_SIZE, BATCHES)
     peers: dict[str, tuple[Builder, tuple]] = {
-        USUAL: (torch_loaders.usual_reader, (samples, crop, BATCH_SIZE)),
-        f"{TUNED}: {best}": (torch_loaders.tuned_reader, (samples, crop, BATCH_SIZE, best)),
+        USUAL: (torch_loaders.usual_reader, how),
+        f"{TUNED}: {best}": (torch_loaders.tuned_reader, (*how, best)),
     }
-    return peers, {str(tuning): seconds for tuning, seconds in tried}
+    return peers, {str(tuning): seconds for tuning, seconds in tried.items()}
 
 
 def _ratios(found: Rounds, ours: list[str], peers: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Return {ours: {peer: {"wall", "cpu"}}}: how many times a peer's samples a second, and per CPU second."""
     return {
         who: {
-            peer: {"wall": 1 / found.ratio(who, peer), "cpu": 1 / found.cpu_ratio(who, peer)}
+            peer: {"wall": found.ratio(peer, who), "cpu": found.cpu_ratio(peer, who)}
             for peer in peers
             if peer in found.wall_s
         }

@@ -137,7 +137,21 @@ def _serve(connection: Connection, builder: Builder, arguments: tuple) -> None:
             get_ready()
         wall, cpu = time.perf_counter(), _cpu_s()
         run()
-        connection.send((time.perf_counter() - wall, _cpu_s() - cpu))
+        took = time.perf_counter() - wall, _cpu_s() - cpu
+        _wait_until_idle()
+        connection.send(took)
+
+
+def _wait_until_idle(seconds: float = 10.0) -> None:
+    """Wait until what reads ahead has nothing left to do, at most so long: else it would take cores from the next."""
+    limit = time.monotonic() + seconds
+    begun = _cpu_s()
+    while time.monotonic() < limit:
+        time.sleep(0.05)
+        now = _cpu_s()
+        if now - begun < 0.01:
+            return
+        begun = now
 
 
 def _cpu_s() -> float:

@@ -8,6 +8,7 @@ import jax
 
 from input_pipeline.schema import UserError
 from twostream_jax.bench.end2end import bench_end2end, end2end_lines
+from twostream_jax.bench.eval import bench_eval, eval_lines
 from twostream_jax.bench.input import bench_input, input_lines
 from twostream_jax.bench.machine import machine
 from twostream_jax.bench.step import bench_step, step_lines
@@ -19,6 +20,7 @@ from twostream_jax.validate import check_config, check_devices
 BENCHES = {
     "input": (bench_input, input_lines),
     "step": (bench_step, step_lines),
+    "eval": (bench_eval, eval_lines),
     "end2end": (bench_end2end, end2end_lines),
 }
 ROUNDS = 9

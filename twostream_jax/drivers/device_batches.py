@@ -15,6 +15,8 @@ from twostream_jax import mesh as meshes
 
 # Batches on the devices that no step has taken yet: one to take at once, and one in reserve for an uneven reader.
 QUEUED = 2
+# How long the end of a run waits for the batch that is being read: longer takes a disk that does not answer.
+CLOSE_S = 30.0
 
 
 class DeviceBatches:
@@ -56,13 +58,16 @@ class DeviceBatches:
             return bool(self._changed.wait_for(lambda: self._ready, seconds))
 
     def close(self) -> None:
-        """Stop after the batch that is being read, free those not taken, and wait until the generator is closed."""
+        """Stop after the batch that is being read, free those not taken, and wait until the generator is closed.
+
+        For `CLOSE_S` at most.
+        """
         with self._changed:
             self._closed = True
             self._ready.clear()
             self._ready.append(StopIteration())
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(CLOSE_S)
 
     def _run(self, batches: Generator) -> None:
         try:

@@ -41,9 +41,12 @@ def evaluate(config, workdir: Path, only: str = "") -> dict:
     """Score `eval.subset` with `eval.checkpoint` of the run in `workdir`; return what eval.json holds.
 
     That is a summary or, of a config with several tasks, {"tasks": {task: summary}} of those that have such videos, or of
-    the task `only`.
-    Leaves `scores_<task>_split<k>_<subset>.npz` of each and `eval.json` (`eval_<subset>.json` for other subsets than test).
-    Refuses inputs, a net or a split other than the checkpoint's, and videos of another subset that it was trained on.
+    the task `only`. Where `eval.checkpoint` names several with commas between it is {"checkpoints": {step: that}}, and each
+    batch is read once for all of them.
+
+    Leaves `scores_<task>_split<k>_<subset>.npz` of each (of several checkpoints, `..._step<n>.npz`) and `eval.json`
+    (`eval_<subset>.json` for other subsets than test). Refuses inputs, a net or a split other than the checkpoint's, and
+    videos of another subset that it was trained on.
     """
     setup = Setup.of(config)
     subset = config.eval.subset
@@ -51,38 +54,70 @@ def evaluate(config, workdir: Path, only: str = "") -> dict:
     tasks = [task for task in asked if task.positions[subset]] or asked[:1]
     tables = {task.name: task.table(subset) for task in tasks}
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = choose_step(checkpoints, str(config.eval.checkpoint))
-        stored = checkpoints.config(step)
-        validate_run.check_same_net(stored["config"], config.to_dict(), workdir)
-        heads = {task.name: _head(task, stored, workdir) for task in tasks}
-        for task in tasks:
-            _check_task(task, heads[task.name], stored, config, workdir)
+        steps = _choose_steps(checkpoints, str(config.eval.checkpoint))
+        stored = {step: checkpoints.config(step) for step in steps}
+        heads = _check_all(tasks, stored, config, workdir)
         if jax.process_index() == 0:
             check_writable(workdir)
         mesh = meshes.make_mesh()
-        sizes = {head: len(classes) for head, classes in stored["tasks"].items()}
-        model, params = load_params(checkpoints, step, setup, sizes, mesh)
+        nets = []
+        for step in steps:
+            sizes = {head: len(classes) for head, classes in stored[step]["tasks"].items()}
+            model, params = load_params(checkpoints, step, setup, sizes, mesh)
+            nets.append(params)
     scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
-    results = {}
+    results: dict[int, dict[str, dict]] = {step: {} for step in steps}
     for task in tasks:
-        table, classes = tables[task.name], stored["tasks"][heads[task.name]]
+        table, head = tables[task.name], heads[task.name]
+        classes = stored[steps[0]]["tasks"][head]
         # Classes are matched by name: the records may list them in another order than the net's.
         labels = np.asarray([classes.index(task.classes[label]) for label in table.label])
         what = f"eval {workdir} {subset}" + (f" {task.name}" if len(tasks) > 1 else "")
         with Progress(what, "stacks") as progress:
-            scores = scorer(params, task, table, labels, heads[task.name], config.eval.frames, progress.update)
-        file = _score_file(config, task, table, labels, classes, scores, workdir, step, stored)
-        results[task.name] = _summary(file, scores)
-        if jax.process_index() == 0:
-            file.write(workdir / file_name(file.task, file.split, file.folds, file.subset))
-    result = {"tasks": results} if len(setup.tasks) > 1 else results[tasks[0].name]
+            by_net = scorer.by_net_and_head(nets, task, table, {head: labels}, config.eval.frames, progress.update)
+        for step, by_head in zip(steps, by_net, strict=True):
+            file = _score_file(config, task, table, labels, classes, by_head[head], workdir, step, stored[step])
+            results[step][task.name] = _summary(file, by_head[head])
+            if jax.process_index() == 0:
+                named = step if len(steps) > 1 else None
+                file.write(workdir / file_name(file.task, file.split, file.folds, file.subset, named))
+    several = len(setup.tasks) > 1
+    plain = {step: {"tasks": found} if several else found[tasks[0].name] for step, found in results.items()}
+    # Keys as JSON has them.
+    result = {"checkpoints": {str(step): of for step, of in plain.items()}} if len(steps) > 1 else plain[steps[0]]
     if jax.process_index() == 0:
         write_json(workdir / eval_name(subset), result)
     return result
 
 
+def _choose_steps(checkpoints: Checkpoints, wanted: str) -> list[int]:
+    """Return the steps that `eval.checkpoint` names, each once, in its order; UserError for one that is not there."""
+    names = [name.strip() for name in wanted.split(",")]
+    if "" in names and len(names) > 1:
+        raise UserError(f"eval.checkpoint={wanted}: has a comma without a checkpoint beside it; leave it out")
+    # The best may be the last, too.
+    return list(dict.fromkeys(choose_step(checkpoints, name) for name in names))
+
+
+def _check_all(tasks: list[Task], stored: dict[int, dict], config, workdir: Path) -> dict[str, str]:
+    """Return the head of each task, the same in all checkpoints; refuse or warn, once, of what does not fit in any."""
+    first, warnings = next(iter(stored.values())), {}
+    for step, item in stored.items():
+        validate_run.check_same_net(item["config"], config.to_dict(), workdir)
+        if item["tasks"] != first["tasks"]:
+            raise UserError(
+                f"eval.checkpoint={config.eval.checkpoint}: step {step} tells other classes apart than the first of these; "
+                "evaluate it by itself"
+            )
+        for task in tasks:
+            warnings |= dict.fromkeys(_check_task(task, _head(task, item, workdir), item, config, workdir))
+    for line in warnings:
+        print(line, file=sys.stderr)
+    return {task.name: _head(task, first, workdir) for task in tasks}
+
+
 def by_task(result: dict) -> dict[str, dict]:
-    """Return {task: summary} of what eval.json holds."""
+    """Return {task: summary} of what eval.json holds of one checkpoint."""
     return result["tasks"] if "tasks" in result else {result["task"]: result}
 
 
@@ -122,9 +157,9 @@ def _head(task: Task, stored: dict, workdir: Path) -> str:
     )
 
 
-def _check_task(task: Task, head: str, stored: dict, config, workdir: Path) -> None:
-    """Refuse other classes or another split than a head was trained on; warn of records made otherwise."""
-    subset, where = config.eval.subset, (task.section, task.settings.records)
+def _check_task(task: Task, head: str, stored: dict, config, workdir: Path) -> list[str]:
+    """Refuse other classes or another split than a head was trained on; return warnings of records made otherwise."""
+    subset, where, warnings = config.eval.subset, (task.section, task.settings.records), []
     validate_run.check_same_split(stored["config"], head, config.to_dict(), task.section, workdir)
     validate_run.check_same_classes(stored["tasks"][head], task.classes, workdir, *where)
     if subset != "train":
@@ -134,13 +169,11 @@ def _check_task(task: Task, head: str, stored: dict, config, workdir: Path) -> N
         validate_run.check_unseen(stored["trained_videos"].get(ours, ""), names, subset, workdir, *where)
         seen = validate_run.first_seen(stored["trained_videos"].get(theirs, ""), names)
         if seen is not None:
-            print(
+            warnings.append(
                 f"warning: {where[1]} is {ours}, the net was trained on {theirs}, and both have a video {shown_name(seen)}: "
-                "if these are the same videos, this accuracy is that of training videos",
-                file=sys.stderr,
+                "if these are the same videos, this accuracy is that of training videos"
             )
-    for line in validate_run.records_differ(stored["records"][head], task.facts, task.settings.records):
-        print(line, file=sys.stderr)
+    return warnings + validate_run.records_differ(stored["records"][head], task.facts, task.settings.records)
 
 
 def _score_file(
@@ -205,3 +238,16 @@ def summary_lines(result: dict) -> list[str]:
     """Return the lines that the terminal shows of an eval.json, a protocol each."""
     entries = [value for value in result.values() if isinstance(value, dict)]
     return [f"{entry['protocol']:>7}  {setting(entry)}  {percent(entry)}" for entry in entries]
+
+
+def result_lines(workdir: Path, result: dict) -> list[str]:
+    """Return the lines that mode=eval shows: of several checkpoints one each, by the protocol that was asked for."""
+    lines = []
+    for of_checkpoint in result.get("checkpoints", {"": result}).values():
+        for summary in by_task(of_checkpoint).values():
+            where = f"{workdir}, checkpoint {summary['checkpoint']}"
+            if "checkpoints" in result:
+                lines.append(f"{where}  {summary_lines(summary)[-1].lstrip()}")
+            else:
+                lines += [where, *summary_lines(summary)]
+    return lines

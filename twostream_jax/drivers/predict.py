@@ -98,19 +98,21 @@ def _score(
     for facts in stored["records"].values():
         if _made(facts) not in records:
             records[_made(facts)] = _one_video(config, facts, method, video, folder / str(len(records)))
-    tasks = {head: records[_made(stored["records"][head])] for head in stored["tasks"]}
     setup = Setup(config, tuple(records.values()))
     with Checkpoints(workdir, read_only=True) as checkpoints:
         sizes = {head: len(classes) for head, classes in stored["tasks"].items()}
         model, params = load_params(checkpoints, step, setup, sizes, mesh)
-    scorer = Scorer(setup, model, mesh, crops=config.eval.crops)
-    scores = {}
-    for head, task in tasks.items():
+    scorer = Scorer(setup, model, mesh, crops=config.eval.crops, workers=False)
+    probs = {}
+    for made, task in records.items():
+        # All heads at once that saw records of this making; labels are of no account.
+        labels = {head: np.zeros(1, np.int64) for head, facts in stored["records"].items() if _made(facts) == made}
         with Progress(f"predict {workdir}", "stacks") as progress:
-            label = np.zeros(1, np.int64)  # of no account
-            found = scorer(params, task, task.table("test"), label, head, config.eval.frames, progress.update)
-        scores[head] = (stored["tasks"][head], found.probs[0])
-    return scores
+            (found,) = scorer.by_net_and_head(
+                [params], task, task.table("test"), labels, config.eval.frames, progress.update
+            )
+        probs |= {head: scores.probs[0] for head, scores in found.items()}
+    return {head: (classes, probs[head]) for head, classes in stored["tasks"].items()}
 
 
 def _made(facts: dict) -> str:

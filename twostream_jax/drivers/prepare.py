@@ -60,7 +60,7 @@ def verify_records(config) -> None:
 def _videos_and_settings(config) -> tuple[VideoList, PrepareSettings]:
     videos = list_config_videos(config)
     check_still(videos, config.flow.method)
-    return videos, prepare_settings(config, videos.given)
+    return videos, prepare_settings(config, videos)
 
 
 def _check(config) -> None:
@@ -69,8 +69,8 @@ def _check(config) -> None:
         raise UserError("data.records is empty: name the folder that is to hold the records")
 
 
-def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
-    """Return the settings of a config for videos of which the streams `given` lie there as JPEGs."""
+def prepare_settings(config, videos: VideoList) -> PrepareSettings:
+    """Return the settings of a config for these videos; how flow that is given was made is not the config's to say."""
     settings = PrepareSettings(
         short_side=config.data.short_side,
         method=config.flow.method,
@@ -81,10 +81,13 @@ def prepare_settings(config, given: tuple[str, ...]) -> PrepareSettings:
         codec=config.data.codec,
         dct_planes=config.data.dct_planes,
     )
-    if not given:
+    if not videos.given:
         return settings
-    method, bound_px = ("given" if "flow" in given else "none"), config.data.jpeg_bound_px
-    return replace(settings, given=given, method=method, bound_px=bound_px)
+    if videos.flow:
+        made = {"method": videos.flow.method, "bound_px": videos.flow.bound_px, "backward": videos.flow.backward}
+        return replace(settings, given=videos.given, opencv_version=videos.flow.opencv_version, dct_planes=64, **made)
+    method, bound_px = ("given" if "flow" in videos.given else "none"), config.data.jpeg_bound_px
+    return replace(settings, given=videos.given, method=method, bound_px=bound_px)
 
 
 def list_config_videos(config) -> VideoList:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from twostream_jax.drivers.step_lines import StepLines
 class Profile:
     """Traces the steps that `train.profile` names, in the first process; the devices are idle at both ends."""
 
-    def __init__(self, folder: Path, wanted: str, start: int):
-        """`folder` is the trace's, `wanted` is train.profile, and `start` the step that the run continues from."""
-        self._folder, self._running = folder, False
+    def __init__(self, folder: Path, wanted: str, start: int, say: Callable[[str], None] = print):
+        """`folder` is the trace's, `wanted` train.profile, `start` the step that the run continues from.
+
+        What there is to tell goes to `say`.
+        """
+        self._folder, self._say, self._running = folder, say, False
         steps = validate.profiled_steps(wanted)
         if steps and steps[-1] <= start:
-            print(f"note: train.profile={wanted}: no trace, the run continues at step {start}")
+            say(f"note: train.profile={wanted}: no trace, the run continues at step {start}")
         # Of steps that were taken before the run was stopped there is nothing to trace.
         self._steps = range(max(steps.start, start + 1), steps.stop) if jax.process_index() == 0 else range(0)
 
@@ -50,7 +54,7 @@ class Profile:
         self._running = False
         try:
             jax.profiler.stop_trace()
-            print(f"{self._folder}: trace of training steps, for TensorBoard's profile plugin or ui.perfetto.dev")
+            self._say(f"{self._folder}: trace of training steps, for TensorBoard's profile plugin or ui.perfetto.dev")
         # Of a full disk jax raises one or the other. A trace is not worth the run.
         except (OSError, RuntimeError, ValueError) as error:
             print(f"warning: {self._folder}: the trace cannot be written ({first_line(error)})", file=sys.stderr)

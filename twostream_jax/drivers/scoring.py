@@ -1,8 +1,13 @@
-"""Scores of whole videos: every stack goes to the device once, its crops are made there, and the host sums per video."""
+"""Scores of whole videos: every stack goes to the device once, its crops are made there, and the host sums per video.
+
+A position that repeats, in a video with fewer of them than are asked for, is computed once and counted as often.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +18,7 @@ from jax.sharding import Mesh
 from input_pipeline import pipeline, sampling
 from twostream_jax import mesh as meshes
 from twostream_jax.drivers.setup import Setup
+from twostream_jax.drivers.step_lines import one_by_one
 from twostream_jax.drivers.tasks import Task
 from twostream_jax.steps import jit_eval_step
 
@@ -37,8 +43,10 @@ class VideoScores:
 class Scorer:
     """Scores the videos of a setup with given parameters; compiled once per frame size."""
 
-    def __init__(self, setup: Setup, model, mesh: Mesh, *, crops: int):
-        self._setup, self._mesh, self._crops = setup, mesh, crops
+    def __init__(self, setup: Setup, model, mesh: Mesh, *, crops: int, workers: bool = True):
+        # Worker processes take seconds to start, which few videos are not worth.
+        self._reading = setup.reading(workers)
+        self._setup, self._model, self._mesh, self._crops = setup, model, mesh, crops
         self._step = jit_eval_step(mesh, model=model, inputs=setup.inputs, crops=crops)
 
     def __call__(
@@ -55,26 +63,48 @@ class Scorer:
 
         labels: int [N], in the order of the head's classes. `on_progress(stacks done, stacks)` is called as it goes.
         """
+        (scores,) = self.by_net_and_head([params], task, table, {head: labels}, frames, on_progress)
+        return scores[head]
+
+    def by_net_and_head(
+        self,
+        nets: Sequence[Any],
+        task: Task,
+        table: sampling.VideoTable,
+        labels: Mapping[str, np.ndarray],
+        frames: int,
+        on_progress: Callable[[int, int], None],
+    ) -> list[dict[str, VideoScores]]:
+        """Return, for the parameters of each of the `nets`, the scores by each head that `labels` has.
+
+        Every batch is read, decoded and preprocessed once for all of them.
+        """
         devices = self._mesh.devices.size
         batch_size = -(-self._setup.config.eval.batch_size // devices) * devices
         before, after = self._setup.span
-        chunks = sampling.eval_chunks(table, batch_size, before=before, after=after, count=frames)
         crop = self._setup.config.input.crop
-        batches = pipeline.eval_batches(
-            task.records, table, chunks, self._setup.window(crop), reading=self._setup.reading()
+        cut_late = crop if self._crops == 10 and self._model.takes_frames else None
+        chunks = sampling.eval_chunks(
+            table, batch_size, before=before, after=after, count=frames, crop=cut_late, multiple=devices
         )
-        sums = _Sums(labels, frames)
-        on_progress(0, len(labels) * frames)
-        flying: list[tuple[dict, dict]] = []
-        for chunk, batch in zip(chunks, batches, strict=True):
-            flying.append((chunk, self._step(params, meshes.put_batch(batch, self._mesh))[head]))
-            if len(flying) >= IN_FLIGHT:
-                sums.add(*flying.pop(0))
-                on_progress(sums.stacks, len(labels) * frames)
-        for chunk, outputs in flying:
-            sums.add(chunk, outputs)
-        on_progress(sums.stacks, len(labels) * frames)
-        return sums.means()
+        batches = pipeline.eval_batches(task.records, table, chunks, self._setup.window(crop), reading=self._reading)
+        sums = [{head: _Sums(own, frames) for head, own in labels.items()} for _ in nets]
+        in_flight = 1 if one_by_one(self._mesh) else IN_FLIGHT
+        done, total = 0, sum(int((chunk["weight"] > 0).sum()) for chunk in chunks)
+        on_progress(done, total)
+        flying: collections.deque[tuple[dict, list[dict]]] = collections.deque()
+        with contextlib.closing(batches):
+            for number, (chunk, batch) in enumerate(zip(chunks, batches, strict=True), start=1):
+                scores = self._step(tuple(nets), meshes.put_batch(batch, self._mesh), chunk["apart"])
+                flying.append((chunk, [{head: by_head[head] for head in labels} for by_head in scores]))
+                while len(flying) >= in_flight or (flying and number == len(chunks)):
+                    chunk, scores = flying.popleft()
+                    for of_net, by_head in zip(sums, jax.device_get(scores), strict=True):
+                        for head, outputs in by_head.items():
+                            of_net[head].add(chunk, outputs)
+                    done += int((chunk["weight"] > 0).sum())
+                    on_progress(done, total)
+        return [{head: own.means() for head, own in of_net.items()} for of_net in sums]
 
 
 class _Sums:
@@ -83,20 +113,21 @@ class _Sums:
     def __init__(self, labels: np.ndarray, frames: int):
         self._labels, self._frames = labels, frames
         self._arrays: dict[str, np.ndarray] = {}
-        self._right = np.zeros(len(labels))
-        self.stacks = 0
+        self._right, self._positions = np.zeros(len(labels)), np.zeros(len(labels))
 
-    def add(self, chunk: dict, outputs: dict[str, jax.Array]) -> None:
+    def add(self, chunk: dict, outputs: dict[str, np.ndarray]) -> None:
+        """Add a chunk's scores, each as often as its weight says."""
         real = chunk["weight"] > 0
-        rows = chunk["row"][real]
-        fetched = {key: np.asarray(value, np.float64)[real] for key, value in jax.device_get(outputs).items()}
+        rows, weight = chunk["row"][real], chunk["weight"][real].astype(np.float64)
+        fetched = {key: value[real].astype(np.float64) for key, value in outputs.items()}
         for key, values in fetched.items():
             total = self._arrays.setdefault(key, np.zeros((len(self._labels), values.shape[1])))
-            np.add.at(total, rows, values)
-        np.add.at(self._right, rows, fetched["centre_probs"].argmax(axis=1) == self._labels[rows])
-        self.stacks += len(rows)
+            np.add.at(total, rows, weight[:, None] * values)
+        right = fetched["centre_probs"].argmax(axis=1) == self._labels[rows]
+        np.add.at(self._right, rows, weight * right)
+        np.add.at(self._positions, rows, weight)
 
     def means(self) -> VideoScores:
-        assert self.stacks == len(self._labels) * self._frames, (self.stacks, len(self._labels), self._frames)
+        assert (self._positions == self._frames).all(), (self._positions, self._frames)
         means = {key: total / self._frames for key, total in self._arrays.items()}
         return VideoScores(means["probs"], means["logits"], means["centre_probs"], self._right / self._frames)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from input_pipeline import dct, pipeline, sampling, transforms
+from input_pipeline.workers import usable_cores
 from twostream_jax import validate
 from twostream_jax.drivers.input_checks import check_input
 from twostream_jax.drivers.tasks import Task, open_tasks
@@ -103,10 +104,12 @@ class Setup:
             planes=self.planes,
         )
 
-    def reading(self) -> pipeline.Reading:
-        """Return how this process reads its rows of each batch."""
+    def reading(self, workers: bool = True) -> pipeline.Reading:
+        """Return how this process reads its rows of each batch; without `workers`, in threads whatever the config says."""
         data = self.config.data
-        return pipeline.Reading(data.num_threads, data.num_workers, jax.process_index(), jax.process_count())
+        # DCT records are read by many short calls, in which threads only wait for each other.
+        threads = data.num_threads or (1 if self.planes else usable_cores() + 1)
+        return pipeline.Reading(threads, data.num_workers * workers, jax.process_index(), jax.process_count())
 
 
 def package_versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 # The devices stand still for more than this share of so many lines of metrics.jsonl on end. A first line, in which a
@@ -25,26 +24,22 @@ class Starving:
             self._say(share)
 
 
-def starving_line(share: float, *, threads: int, workers: int, cores: int, flow_jpegs: bool, on_cpu: bool) -> str:
+def starving_line(share: float, *, workers: int, cores: int, flow_jpegs: bool, on_cpu: bool) -> str:
     """Return the line for a run that waits for input for this share of its time.
 
-    threads, workers: data.num_threads and data.num_workers; cores: those this process may use; `flow_jpegs`: whether
-    flow is read, and stored as JPEGs; `on_cpu`: whether the steps are computed on the same cores.
+    workers: data.num_workers; cores: those this process may use; `flow_jpegs`: whether flow is read, and stored as JPEGs;
+    `on_cpu`: whether the steps are computed on the same cores.
     """
-    if threads < cores:
-        remedy = f"raise data.num_threads={threads} to {cores}, the cores of this machine"
-    elif on_cpu:
+    more = max(2, cores // 2)
+    if on_cpu:
         # More threads or processes would take from the steps what they give to the input, and so would the inverse DCT.
         remedy = f"reading and training share {cores} cores, so only more of them, or an accelerator, would help"
+    elif workers < more and cores > 1:
+        remedy = f"set data.num_workers={more}: worker processes read beside each other"
+        if flow_jpegs:
+            remedy += ", or prepare the records with data.codec=dct, whose flow takes a fifth of the CPU time"
     elif flow_jpegs:
         remedy = "prepare the records with data.codec=dct (--mode=prepare), whose flow takes a fifth of the CPU time"
     else:
-        more = f"raise data.num_workers={workers}" if workers else "set data.num_workers=2, or more"
-        remedy = f"{more}, if cores are idle, or move the records to a faster disk"
+        remedy = "move the records to a faster disk, or give the machine more cores"
     return f"note: training waits for its input {share:.0%} of the time (input_wait in metrics.jsonl): {remedy}"
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    # sched_getaffinity is Linux's; containers and schedulers hand out fewer cores than there are.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

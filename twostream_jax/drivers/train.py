@@ -14,6 +14,7 @@ import jax
 from input_pipeline import pipeline
 from input_pipeline.folder_lock import folder_lock
 from input_pipeline.schema import UserError
+from input_pipeline.workers import usable_cores
 from twostream_jax import mesh as meshes
 from twostream_jax import steps, validate, validate_run
 from twostream_jax.checkpoint import Checkpoints, Damaged
@@ -24,14 +25,16 @@ from twostream_jax.drivers.resume import nothing_left, resumable_steps, say_dama
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, package_versions
 from twostream_jax.drivers.start_weights import Start, plan_start
-from twostream_jax.drivers.starving import starving_line, usable_cores
-from twostream_jax.drivers.step_lines import StepLines
+from twostream_jax.drivers.starving import starving_line
+from twostream_jax.drivers.step_lines import StepLines, one_by_one
 from twostream_jax.drivers.stop_signals import StopSignals
 from twostream_jax.drivers.tasks import Task
+from twostream_jax.drivers.train_plan import print_plan, print_start
 from twostream_jax.files import cannot_write, write_json
 from twostream_jax.metrics import accuracy
 from twostream_jax.optim import frozen_layers, learning_rate, make_optimizer
 from twostream_jax.run_log import MetricsLog, NoLog, Progress
+from twostream_jax.xla_settings import require_deterministic
 
 # Keys that name files and folders, as seen from where the command was given.
 PATHS = ("videos", "frames", "splits", "split_file", "records")
@@ -60,6 +63,8 @@ def train(config, workdir: Path) -> dict:
         # Read for the first start alone: later those weights may have been moved.
         begin = None if saved else plan_start(setup, params, frozen)
         mesh = meshes.make_mesh()
+        if config.train.deterministic:
+            require_deterministic(mesh.devices.flat[0].platform)
         if not saved or saved[0] < config.train.steps:
             validate.check_devices(config.train.batch_size, config.train.accumulate, mesh.devices.size)
         seen = checkpoints.config(saved[0])["trained_videos"] if saved else begin.trained_videos if begin else {}
@@ -70,8 +75,8 @@ def train(config, workdir: Path) -> dict:
             print(f"{workdir}: already at step {start}, train.steps={config.train.steps}; nothing to do")
             return {"step": start}
         validate.check_devices(config.train.batch_size, config.train.accumulate, mesh.devices.size)
-        _print_plan(setup, mesh, start)
-        _print_start(begin, frozen, start, workdir)
+        print_plan(setup, mesh, start)
+        print_start(begin, frozen, start, workdir)
         if jax.process_index() == 0:
             write_json(workdir / "config.json", setup.config.to_dict())
         return run.steps(state, start, workdir)
@@ -119,7 +124,7 @@ class _Run:
         self.all_finite = steps.jit_all_finite(mesh)
         self.validation, self.rated = None, [task for task in setup.tasks if task.positions["validation"]]
         if self.rated:
-            self.validation = Scorer(setup, self.model, mesh, crops=1)
+            self.validation = Scorer(setup, self.model, mesh, crops=1, workers=False)
 
     def initial_state(self, saved: list[int], begin: Start | None):
         """Return (step, state) of the first of the `saved` steps that can be read; a fresh state where there is none.
@@ -154,19 +159,23 @@ class _Run:
         # Every process computes the same numbers; the first one writes them.
         log = MetricsLog(workdir, start) if jax.process_index() == 0 else NoLog()
         progress = Progress(f"train {workdir}", "steps")
+        profile = Profile(workdir / "profile", config.train.profile, start, progress.say)
         rate = learning_rate(config.optim)
         every, batch_size = config.train.log_every, config.train.batch_size
-        lines = StepLines(log, every, batch_size, rate, self.tasks, on_starving=self._say_starving)
+        how = {"one_by_one": one_by_one(self.mesh), "on_starving": self._say_starving}
+        lines = StepLines(log, every, batch_size, rate, self.tasks, **how)
         draw = self._draw()
-        profile = Profile(workdir / "profile", config.train.profile, start)
         progress.update(start, last)
-        stop = StopSignals()
+        saved, stop = start, StopSignals()
         try:
             with contextlib.closing(DeviceBatches(self._batches(draw, start), self.mesh)) as batches:
                 for step in range(start + 1, last + 1):
                     profile.before(step, state, lines)
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                        batch = lines.timed(batches)
+                        batch = _next(lines, batches, stop if step > start + 1 else None)
+                        if batch is None:
+                            step -= 1
+                            break
                         # Any copy between host and device that is not asked for by name is a mistake in here.
                         with jax.transfer_guard("disallow"):
                             state, metrics = step_of(state, batch, self.step_key)
@@ -178,10 +187,13 @@ class _Run:
                     ends = bool(stop.wanted)
                     if self._saves_at(step) or ends:
                         self._save(step, state, lines)
+                        saved = step
                     progress.update(step, last, lines.text)
                     if ends:
                         break
                 if stop.wanted:
+                    if saved != step:
+                        self._save(step, state, lines)
                     self._end(step, stop, workdir)
         except NotFinite as error:
             batch = bad_batch(draw, [task.records.videos for task in self.setup.tasks], error.step)
@@ -196,7 +208,6 @@ class _Run:
     def _say_starving(self, share: float) -> None:
         line = starving_line(
             share,
-            threads=self.config.data.num_threads,
             workers=self.config.data.num_workers,
             cores=usable_cores(),
             flow_jpegs="flow" in self.config.input.streams and not self.setup.planes,
@@ -262,37 +273,19 @@ class _Run:
         return accuracy(scores.centre_probs, table.label)
 
 
+def _next(lines: StepLines, batches: DeviceBatches, stop: StopSignals | None) -> dict[str, jax.Array] | None:
+    """Return the next batch, or None where a signal to the whole process group has ended those who were to read it."""
+    try:
+        return lines.timed(batches)
+    except UserError:
+        if stop is None or not stop.wanted:
+            raise
+        return None
+
+
 def _own_videos(setup: Setup) -> dict[str, str]:
     """Return the fingerprints of the training videos by the name of their data set."""
     videos: dict[str, str] = {}
     for task in setup.tasks:
         videos = validate_run.all_fingerprints(videos, {task.facts["name"]: task.fingerprints})
     return videos
-
-
-def _print_plan(setup: Setup, mesh, start: int) -> None:
-    config, shares = setup.config, sum(task.share for task in setup.tasks)
-    for task in setup.tasks:
-        videos = task.positions
-        split = f"split {task.settings.split}" if task.settings.split else "all splits together"
-        part = f", {task.share / shares:.0%} of each batch" if len(setup.tasks) > 1 else ""
-        print(
-            f"{config.model.name}, width {config.model.width:g}, on {task.name} {split}: {len(videos['train'])} training "
-            f"videos, {len(videos['validation'])} held out, {len(task.classes)} classes{part}"
-        )
-        if task.name != task.facts["name"]:
-            print(
-                f"note: {task.section} is of the data set {task.facts['name']}, with whose scores its own do not fuse"
-            )
-    begins = f"continues at step {start}" if start else "starts"
-    print(f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}; {begins} of {config.train.steps}")
-
-
-def _print_start(begin: Start | None, frozen: tuple[str, ...], start: int, workdir: Path) -> None:
-    """Say where the layers come from, where the run begins, and which of them stay as they are."""
-    for line in begin.lines() if begin else ():
-        print(f"{workdir}: {line}")
-    if frozen:
-        print(f"{workdir}: frozen: {', '.join(frozen)}")
-        if begin is None and start == 0:
-            print("note: init.from is empty, so the frozen layers stay as they were drawn")

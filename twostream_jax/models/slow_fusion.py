@@ -43,6 +43,8 @@ class SlowFusion(nn.Module):
     start: str = "he"  # he | caffe, see layers.hidden_init
     dtype: jnp.dtype = jnp.float32  # of the computation
 
+    takes_frames = False  # but crops: conv1 sees several frames at once
+
     @nn.compact
     def __call__(self, inputs: Mapping[str, jax.Array], *, train: bool, features: tuple[str, ...] = ()):
         """Return {task: logits float32 [B, 1, classes]}; with `features`, (logits, {name: activation}) instead.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from twostream_jax.preprocess.colour import lighting, normalise_rgb
-from twostream_jax.preprocess.crops import CENTRE, centre_crop, crop_windows, ten_crops
+from twostream_jax.preprocess.crops import CENTRE, TenCrops, centre_crop, crop_windows, ten_crops
 from twostream_jax.preprocess.dequantise import FLOW_SCALE_PX, dequantise, dequantise_dct
 from twostream_jax.preprocess.stacking import bidirectional_stack, flip_flow, stack_flow, subtract_mean_flow
 from twostream_jax.preprocess.trajectories import follow, trajectory_stack
@@ -24,9 +24,11 @@ ToPx = Callable[[jax.Array], jax.Array]
 __all__ = [
     "CENTRE",
     "FLOW_SCALE_PX",
+    "TenCrops",
     "bidirectional_stack",
     "centre_crop",
     "dequantise",
+    "eval_frames",
     "eval_inputs",
     "flip_flow",
     "lighting",
@@ -80,31 +82,37 @@ def train_inputs(
     return inputs
 
 
-def eval_inputs(
+def eval_inputs(batch: Mapping[str, jax.Array], *, crop: int, crops: int, **flow) -> dict[str, jax.Array]:
+    """Return {stream: [B * crops, T, crop, crop, C]}, a sample's crops next to each other, by the streams in `batch`.
+
+    crops is 10 (`ten_crops` in its order, of the valid region `size`) or 1 (the centre); `flow` is what `eval_frames` takes.
+    """
+    frames = eval_frames(batch, **flow)
+    return {key: _eval_crops(value, batch["size"], crop, crops, flow=key == "flow") for key, value in frames.items()}
+
+
+def eval_frames(
     batch: Mapping[str, jax.Array],
     *,
     mean_subtraction: bool,
-    crop: int,
-    crops: int,
     stacking: str = "flow",
     bidirectional: bool = False,
     planes: tuple[int, ...] = (),
 ) -> dict[str, jax.Array]:
-    """Return {stream: [B * crops, T, crop, crop, C]}, a sample's crops next to each other, by the streams in `batch`.
+    """Return {stream: [B, T, H, W, C]}, whole frames, by the streams in `batch`; beyond `size` stands anything.
 
-    crops is 10 (`ten_crops` in its order, of the valid region `size`) or 1 (the centre); `planes` as in `train_inputs`.
+    `planes` as in `train_inputs`.
     """
     inputs = {}
     if "rgb" in batch:
-        inputs["rgb"] = _eval_crops(normalise_rgb(batch["rgb"]), batch["size"], crop, crops, flow=False)
+        inputs["rgb"] = normalise_rgb(batch["rgb"])
     if "flow" in batch:
         fields, to_px = _fields(batch, planes)
         stack = partial(_plain, to_px=to_px)
         if stacking == "trajectory":
             sizes, corners = batch["size"], jnp.zeros_like(batch["size"])
             stack = partial(_trajectories, to_px=to_px, sizes=sizes, corners=corners, shape=fields.shape[-2:])
-        flow = _flow_stack(fields, batch, stack, mean_subtraction, bidirectional)
-        inputs["flow"] = _eval_crops(flow, batch["size"], crop, crops, flow=True)
+        inputs["flow"] = _flow_stack(fields, batch, stack, mean_subtraction, bidirectional)
     return inputs
 
 

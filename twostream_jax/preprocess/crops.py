@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +12,49 @@ from twostream_jax.preprocess.stacking import flip_flow
 
 # Place of the unmirrored centre among the ten crops.
 CENTRE = 4
+
+
+@dataclass(frozen=True)
+class TenCrops:
+    """The ten crops of whole frames, for a net whose first layer is computed once a frame and cut afterwards.
+
+    `size` int32 [N, 2] is the valid h, w of each frame. `apart` are those of the first five places that lie at odd offsets
+    in some frame (`input_pipeline.sampling.crops_apart`).
+    """
+
+    side: int  # px
+    size: jax.Array
+    apart: tuple[int, ...]
+
+    def of_layer(self, layer: Callable[[jax.Array], jax.Array], images: jax.Array, *, flow: bool) -> jax.Array:
+        """Return [N, 10, h, w, M], `layer` of each of `ten_crops` of images [N, H, W, C].
+
+        The layer may be any that has a stride of 2 and no padding, followed by what acts on each pixel alone: of a crop at
+        an even offset (y, x) it makes the part at (y / 2, x / 2) of what it makes of the image. The crops that lie `apart`
+        are cut out first.
+        """
+        # With an even rest beyond the crop, what the layer makes of the image is larger by half of it than that of a crop;
+        # and in the image reversed, padding and all, a crop from x on begins at W - side - x, which is even if x is.
+        rest = [(0, (n - self.side) % 2) for n in images.shape[1:3]]
+        images = jnp.pad(images, ((0, 0), *rest, (0, 0)))
+        mirrored = flip_flow(images) if flow else images[..., ::-1, :]
+        origins = _origins(images, self.side, self.size)
+        turned = origins.at[..., 1].set(images.shape[2] - self.side - origins[..., 1])
+        crops = self._of_image(layer, images, origins) + self._of_image(layer, mirrored, turned)
+        return jnp.stack(crops, axis=1)
+
+    def _of_image(self, layer: Callable, images: jax.Array, origins: jax.Array) -> list[jax.Array]:
+        """Return the layer [N, h, w, M] of each of the five crops at `origins` [N, 5, 2]."""
+        whole = layer(images)
+        shape = tuple(
+            n - (pixels - self.side) // 2 for n, pixels in zip(whole.shape[1:3], images.shape[1:3], strict=True)
+        )
+        return [
+            layer(_cut_each(images, origins[:, place], (self.side, self.side)))
+            if place in self.apart
+            else _cut_each(whole, origins[:, place] // 2, shape)
+            for place in range(origins.shape[1])
+        ]
 
 
 def crop_windows(windows: jax.Array, boxes: jax.Array, crop: int) -> jax.Array:
@@ -37,14 +83,13 @@ def ten_crops(images: jax.Array, crop: int, *, flow: bool, size: jax.Array | Non
 
 def centre_crop(images: jax.Array, crop: int, size: jax.Array | None = None) -> jax.Array:
     """Return [N, crop, crop, C], the centre (`CENTRE`) of `ten_crops` alone."""
-    origins = _origins(images, crop, size)[:, CENTRE]
-    return jax.vmap(lambda image, origin: _cut_channels_last(image, origin, crop))(images, origins)
+    return _cut_each(images, _origins(images, crop, size)[:, CENTRE], (crop, crop))
 
 
 def _five_crops(images: jax.Array, crop: int, size: jax.Array | None) -> jax.Array:
     """Return [N, 5, crop, crop, C]: four corners and the centre."""
-    cut = jax.vmap(lambda image, origin: _cut_channels_last(image, origin, crop), in_axes=(None, 0))
-    return jax.vmap(cut)(images, _origins(images, crop, size))
+    origins = _origins(images, crop, size)
+    return jnp.stack([_cut_each(images, origins[:, place], (crop, crop)) for place in range(origins.shape[1])], axis=1)
 
 
 def _origins(images: jax.Array, crop: int, size: jax.Array | None) -> jax.Array:
@@ -66,7 +111,11 @@ def _cut(window: jax.Array, y: jax.Array, x: jax.Array, crop: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(rows, x, crop, axis=-1)
 
 
-def _cut_channels_last(image: jax.Array, origin: jax.Array, crop: int) -> jax.Array:
-    """Return [crop, crop, C] of image [H, W, C] at origin = (y, x)."""
-    zero = jnp.zeros_like(origin[0])
-    return jax.lax.dynamic_slice(image, (origin[0], origin[1], zero), (crop, crop, image.shape[-1]))
+def _cut_each(images: jax.Array, origins: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Return [N, h, w, C] of images [N, H, W, C], from each one's origins [N, 2] = (y, x) on; shape is (h, w)."""
+
+    def cut(image: jax.Array, origin: jax.Array) -> jax.Array:
+        zero = jnp.zeros_like(origin[0])
+        return jax.lax.dynamic_slice(image, (origin[0], origin[1], zero), (*shape, image.shape[-1]))
+
+    return jax.vmap(cut)(images, origins)
