@@ -71,6 +71,7 @@ def test_a_pair_does_not_depend_on_its_neighbours(pairs, recovered):
     np.testing.assert_array_equal(backwards[::-1], recovered)
 
 
+@pytest.mark.slow
 def test_a_batch_equals_single_calls_also_as_accelerators_compute_it(pairs):
     batch = np.asarray(flow.tvl1(*pairs[:2], settings=QUICK))
     for i in range(2):
@@ -96,6 +97,7 @@ def test_constant_and_equal_frames_do_not_move():
     np.testing.assert_array_equal(flow.tvl1(frames[:3], frames[1:4], settings=QUICK)[:2], 0)  # flat, brighter at once
 
 
+@pytest.mark.slow
 def test_padding_has_no_influence(pairs, recovered):
     """Within 1e-2 px, .001 on average: rounding differs, and the median and the thresholds are not smooth."""
     height, width = 70, 91
@@ -131,6 +133,7 @@ def test_one_program_for_all_sizes():
     assert len(traced) == 1
 
 
+@pytest.mark.slow
 def test_stopping_early_costs_no_accuracy(pairs):
     """epsilon bounds one iteration's change, so what is left undone may be more: here under two epsilon on average."""
     patient = dataclasses.replace(QUICK, outer_iterations=20)
@@ -142,6 +145,7 @@ def test_stopping_early_costs_no_accuracy(pairs):
     assert end_point_error(stopped[:1], pairs[2][:1]) < end_point_error(never[:1], pairs[2][:1]) + 0.01
 
 
+@pytest.mark.slow
 def test_illumination_plane_takes_up_a_change_of_brightness(pairs):
     frame0, frame1, want = (part[:1] for part in pairs)
     brighter = frame1.astype(np.float32) + np.linspace(0, 20, WIDTH, dtype=np.float32)
