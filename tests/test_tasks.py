@@ -108,6 +108,7 @@ def test_several_checkpoints_of_each_task(trained, one_device):
     assert ScoreFile.read(workdir / "scores_second_split0_train_step3.npz").provenance["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_config_of_one_of_the_data_sets_scores_with_that_head(trained, one_device, other):
     """As `--config=configs/temporal_hmdb51.py --workdir=runs/both` does, where the task has its data set's name."""
     config, workdir = own(trained)

@@ -63,6 +63,7 @@ def test_a_continued_run_ends_bit_for_bit_as_an_undisturbed_one(finished, tmp_pa
     assert events(tmp_path / "run")[0].file_version == "brain.Event:2"
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(finished, tmp_path):
     config, workdir, _ = finished
     # A CPU needs nothing for that, so the key changes nothing here.
