@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+
+from input_pipeline.workers import usable_cores
 
 # Those that are not installed are left out.
 PACKAGES = ("jax", "jaxlib", "flax", "grain", "numpy", "opencv-contrib-python-headless", "torch")
@@ -28,7 +29,7 @@ def machine() -> dict:
     devices = jax.devices()
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "python": platform.python_version(),
         "versions": versions,

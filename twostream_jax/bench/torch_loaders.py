@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from input_pipeline.workers import usable_cores
 from twostream_jax.bench.samples import Sample
 
 # What bryanyzhu/two-stream-pytorch normalises flow with, on a range of 0 to 1.
@@ -156,7 +157,7 @@ def _take(arriving: Iterator, count: int) -> None:
 
 def settings() -> list[Tuning]:
     """Return every setting of the tuned loader that is worth trying."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     return [
         Tuning(workers, whole_batches, prefetch)
         for workers in sorted({0, 1, 2, cores // 2, cores, 2 * cores})
