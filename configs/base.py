@@ -43,9 +43,13 @@ def get_config() -> ConfigDict:
 
     config.flow = ConfigDict(
         {
-            "method": "tvl1",  # tvl1 | dis | farneback | deepflow | none (OpenCV's, on the grey frames)
+            # jax_tvl1 | jax_brox (on the accelerator or, without one, on the CPU), tvl1 | dis | farneback | deepflow
+            # (OpenCV's, on the CPU), none, or auto: that of the records where there are some, else jax_tvl1
+            "method": "auto",
             "bound_px": 20.0,  # px per frame that the stored range spans to each side, or 'video': each video's own largest
             "backward": False,  # also store the flow from each frame to the one before
+            # warped flow: to the next frame as it would be had the camera not moved (improved trajectories, ICCV 2013)
+            "camera_compensation": False,
         }
     )
 

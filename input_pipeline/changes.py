@@ -63,8 +63,9 @@ def changes_since(dataset: Dataset, video_list: VideoList, records: pathlib.Path
     here = {name: aside for name, aside in quarantine.items() if name in listed and listed[name].exists()}
     mended += [name for name, aside in here.items() if aside.content and aside.content != content_of(listed[name])]
     if new or mended:
-        check_same_opencv(dataset, records, "new videos", settings)
-    if not _other_opencv(dataset, settings):
+        check_same_makers(dataset, records, "new videos", settings)
+    theirs, ours = _makers(dataset, settings)
+    if theirs == ours:
         mended += [name for name, aside in here.items() if not aside.content]  # may be usable now
     relabelled = _relabel(dataset, video_list, listed, quarantine)
     pairs = zip(dataset.videos, relabelled.videos, strict=True)
@@ -86,8 +87,8 @@ def check_same_settings(dataset: Dataset, records: pathlib.Path, settings: Prepa
         found |= {bound_key: flow.bound_px, "flow.backward": flow.backward}
         wanted |= {bound_key: settings.bound_px, "flow.backward": settings.backward}
         coding = ("dct", flow.dct_planes) if flow.codec == "dct" else ()
-        found |= _coding_keys(coding)
-        wanted |= _coding_keys(settings.coding)
+        found |= _coding_keys(coding) | {"flow.camera_compensation": flow.camera_compensation}
+        wanted |= _coding_keys(settings.coding) | {"flow.camera_compensation": settings.camera_compensation}
     for key, value in found.items():
         if value != wanted[key]:
             raise UserError(
@@ -116,29 +117,36 @@ def shown_settings(settings: PrepareSettings) -> dict[str, str]:
     keys = {"data.short_side": settings.short_side, "flow.method": settings.method, "OpenCV": cv2.__version__}
     if settings.method != "none":
         keys |= {"flow.bound_px": settings.bound_px, "flow.backward": settings.backward}
+        keys |= {"flow.camera_compensation": True} if settings.camera_compensation else {}
+        keys |= {f"{settings.method}'s version": settings.flow_version} if settings.on_device else {}
         keys |= _coding_keys(settings.coding)
     return {key: str(value) for key, value in keys.items()}
 
 
-def check_same_opencv(dataset: Dataset, records: pathlib.Path, what: str, settings: PrepareSettings) -> None:
-    """Raise UserError where another OpenCV made the flow: `what` made now would differ from the rest."""
-    version = _other_opencv(dataset, settings)
-    if version and settings.given:
+def check_same_makers(dataset: Dataset, records: pathlib.Path, what: str, settings: PrepareSettings) -> None:
+    """Raise UserError where other software made the flow: `what` made now would differ from the rest."""
+    theirs, ours = _makers(dataset, settings)
+    if theirs == ours:
+        return
+    if settings.given:
         raise UserError(
-            f"data.records: the flow in {records} is by OpenCV {version}, that of data.videos by {settings.opencv_version}; "
-            "choose another data.records"
+            f"data.records: the flow in {records} is by {theirs}, that of data.videos by {ours}; choose another data.records"
         )
-    if version:
-        raise UserError(
-            f"data.records: the flow in {records} is by OpenCV {version}, {what} would get that of {cv2.__version__}; "
-            f"install opencv-contrib-python-headless=={version}, or choose another data.records"
-        )
+    remedy = f"install opencv-contrib-python-headless=={dataset.flow.opencv_version}, or " * theirs.startswith("OpenCV")
+    raise UserError(
+        f"data.records: the flow in {records} is by {theirs}, {what} would get that of {ours.removeprefix('OpenCV ')}; "
+        f"{remedy}choose another data.records"
+    )
 
 
-def _other_opencv(dataset: Dataset, settings: PrepareSettings) -> str:
-    """Return the version of OpenCV that made the flow where it is not the one that would make more of it, else ""."""
-    version = dataset.flow.opencv_version if dataset.flow else ""
-    return version if version != (settings.opencv_version if settings.given else cv2.__version__) else ""
+def _makers(dataset: Dataset, settings: PrepareSettings) -> tuple[str, str]:
+    """Return what software made the flow and what would make more of it, in words; equal where there is none."""
+    flow = dataset.flow
+    if flow is None:
+        return "", ""
+    if flow.opencv_version != settings.opencv:
+        return f"OpenCV {flow.opencv_version}", f"OpenCV {settings.opencv}"
+    return f"{flow.method} {flow.version}", f"{flow.method} {settings.flow_version}"
 
 
 def _relabel(dataset: Dataset, video_list: VideoList, listed: dict[str, Video], quarantine: dict) -> Dataset:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from input_pipeline.dct import POSITIONS
+from input_pipeline.flow_facts import FlowFacts
 from input_pipeline.schema import CODECS, SCHEMA_VERSION, SUBSETS, UserError, first_line, shown
 
 DATASET_FILE = "dataset.json"
@@ -33,6 +34,7 @@ class StoredVideo:
     width: int
     bound_px: float | None  # the px per frame that level 255 stands for; None without flow
     source_bytes: int  # size of what it was made from
+    flow_facts: FlowFacts | None = None  # None without flow, and in records made before they were taken
     rgb: tuple[int, int] | None = None
     flow: tuple[int, int] | None = None
     flow_backward: tuple[int, int] | None = None
@@ -50,14 +52,18 @@ class FlowSettings:
     method: str
     bound_px: float | str
     backward: bool
-    opencv_version: str  # values differ between versions
+    opencv_version: str  # values differ between versions; "" where OpenCV has no part in it
     codec: str = "jpeg"  # one of schema.CODECS
     dct_planes: int = 0  # of the 64 positions of a block, the first in zigzag order that are stored; 0 in JPEGs
+    camera_compensation: bool = False  # to the next frame as it would be had the camera not moved
+    version: str = ""  # of a method that is this program's own
 
     def plain(self) -> dict:
-        """Return the fields by name; of JPEGs without the last two, which records had not from the beginning."""
+        """Return the fields by name; those that records had not from the beginning only where they say something."""
         fields = dataclasses.asdict(self)
-        return fields if self.codec == "dct" else {key: fields[key] for key in list(fields)[:4]}
+        added = ("codec", "dct_planes") * (self.codec == "jpeg")
+        added += tuple(key for key in ("camera_compensation", "version") if not fields[key])
+        return {key: value for key, value in fields.items() if key not in added}
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Dataset:
     checksum: str  # `checksum` of files and videos
     files: dict[str, tuple[RecordFile, ...]]  # folder -> its files
     videos: tuple[StoredVideo, ...]
+    flow_facts: FlowFacts | None = None  # of all videos
 
     def has_dct(self, folder: str) -> bool:
         """Return whether a folder holds DCT records; frames are JPEGs always."""
@@ -93,7 +100,8 @@ class Dataset:
     def plain(self) -> dict:
         """Return all but the videos as plain values, in the order in which they stand in the file."""
         fields = dataclasses.asdict(dataclasses.replace(self, videos=()))
-        return fields | {"flow": self.flow and self.flow.plain()}
+        fields |= {"flow": self.flow and self.flow.plain()}
+        return {key: value for key, value in fields.items() if key != "flow_facts" or value}
 
 
 def checksum(files: dict[str, Sequence[RecordFile]], videos: Sequence[StoredVideo]) -> str:
@@ -163,8 +171,9 @@ def _video_line(video: StoredVideo) -> str:
 
 
 def _dataset(plain: dict) -> Dataset:
-    flow = plain["flow"]
+    flow, facts = plain["flow"], plain.get("flow_facts")
     plain["flow"] = None if flow is None else FlowSettings(**flow)
+    plain["flow_facts"] = None if facts is None else FlowFacts(**facts)
     plain["files"] = {folder: tuple(RecordFile(**file) for file in files) for folder, files in plain["files"].items()}
     plain["videos"] = tuple(_stored_video(video) for video in plain["videos"])
     for key in ("classes", "splits", "streams"):
@@ -174,7 +183,8 @@ def _dataset(plain: dict) -> Dataset:
 
 def _stored_video(plain: dict) -> StoredVideo:
     places = {folder: tuple(plain[folder]) for folder in FOLDERS if folder in plain}
-    return StoredVideo(**({"bound_px": None} | plain | places))
+    facts = {"flow_facts": FlowFacts(**plain["flow_facts"])} if "flow_facts" in plain else {}
+    return StoredVideo(**({"bound_px": None} | plain | places | facts))
 
 
 def _faults(dataset: Dataset) -> Iterator[str]:
@@ -198,6 +208,10 @@ def _faults(dataset: Dataset) -> Iterator[str]:
         _is_text(flow.method) and isinstance(flow.opencv_version, str) and isinstance(flow.backward, bool)
     ):
         yield "flow has not a method, an opencv_version and backward"
+    if flow and not (isinstance(flow.camera_compensation, bool) and isinstance(flow.version, str)):
+        yield f"flow.camera_compensation is {shown(flow.camera_compensation)}, flow.version {shown(flow.version)}"
+    if not _are_facts(dataset.flow_facts):
+        yield f"flow_facts are {shown(dataset.flow_facts)}, not px and a share"
     if flow and flow.bound_px != "video" and not _is_bound(flow.bound_px):
         yield f"flow.bound_px is {shown(flow.bound_px)}, neither px above 0 nor 'video'"
     if flow and flow.codec not in CODECS:
@@ -231,6 +245,8 @@ def _video_faults(dataset: Dataset) -> Iterator[str]:
             yield f"video {shown(video.name)}: subsets are {shown(video.subsets)}"
         if video.bound_px is not None and not _is_bound(video.bound_px):
             yield f"video {shown(video.name)}: bound_px is {shown(video.bound_px)}, not px above 0"
+        if not _are_facts(video.flow_facts):
+            yield f"video {shown(video.name)}: flow_facts are {shown(video.flow_facts)}, not px and a share"
         for folder in FOLDERS:
             place, files = getattr(video, folder), dataset.files.get(folder, ())
             length = video.frames - (folder != "rgb")
@@ -253,6 +269,11 @@ def _is_whole(value, least: int) -> bool:
 
 def _is_bound(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _are_facts(facts: FlowFacts | None) -> bool:
+    numbers = dataclasses.astuple(facts) if facts else ()
+    return all(type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in numbers) and numbers[1:] <= (1,)
 
 
 def _is_place(place: tuple, length: int, files: Sequence[RecordFile]) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from input_pipeline.fields import DeviceFlow, FlowEngine, StartFlow, failures_named
+from input_pipeline.opencv_flow import grey
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings, check_settings, encode_source, encode_video, iterate_video
 from input_pipeline.video_list import Video, VideoList
@@ -34,9 +36,10 @@ class Estimate:
     gigabytes: float
 
 
-def estimate(video_list: VideoList, settings: PrepareSettings) -> Estimate:
+def estimate(video_list: VideoList, settings: PrepareSettings, device_flow: DeviceFlow | None = None) -> Estimate:
     """Return what preparing these videos will take, from at most 200 containers and a timed pair of 3 videos.
 
+    `device_flow(method)` computes the flow of a device method, beside what the worker processes do.
     Raises UserError when none of the containers looked at can be read.
     """
     check_settings(settings)
@@ -50,23 +53,31 @@ def estimate(video_list: VideoList, settings: PrepareSettings) -> Estimate:
             readable.append(video)
         except UserError as error:
             reason = str(error)
-    timings = []
-    # Spread over the list first, since neighbours are of one class and often of one source.
-    for video in [*readable[:: max(1, len(readable) // _TIMED_VIDEOS)], *readable]:
-        try:
-            timings += [_time_video(video, settings)] if len(timings) < _TIMED_VIDEOS else []
-        except UserError as error:
-            reason = str(error)
+    timings, why = _time_videos(readable, settings, device_flow(settings.method) if settings.on_device else None)
+    reason = why or reason
     if not timings:
         raise UserError(f"data.videos: none of {len(sample)} videos can be read; one of them: {reason}")
     scale = total / len(sample)
     directions = sum(folder != "rgb" for folder in settings.folders)
     frames = round(scale * sum(counts))
     moves = 0 if not directions else round(scale * sum(max(0, count - 1) for count in counts))
-    frame_s, pair_s, frame_bytes, pair_bytes = np.mean(timings, axis=0)
-    hours = (frames * frame_s + moves * pair_s) / processes(settings) / 3600
+    frame_s, pair_s, device_s, frame_bytes, pair_bytes = np.mean(timings, axis=0)
+    hours = max((frames * frame_s + moves * pair_s) / processes(settings), moves * device_s) / 3600
     gigabytes = float(frames * frame_bytes + moves * pair_bytes) / 1e9
     return Estimate(total, frames, moves * directions, float(hours), gigabytes)
+
+
+def _time_videos(readable: list[Video], settings: PrepareSettings, engine: FlowEngine | None) -> tuple[list, str]:
+    """Return what `_time_video` says of some of these videos, and why the last one that failed did."""
+    timings, reason = [], ""
+    with failures_named(settings.method):
+        # Spread over the list first, since neighbours are of one class and often of one source.
+        for video in [*readable[:: max(1, len(readable) // _TIMED_VIDEOS)], *readable]:
+            try:
+                timings += [_time_video(video, settings, engine)] if len(timings) < _TIMED_VIDEOS else []
+            except UserError as error:
+                reason = str(error)
+    return timings, reason
 
 
 def check_room(records: Path, cost: Estimate) -> None:
@@ -101,8 +112,8 @@ def processes(settings: PrepareSettings) -> int:
     return settings.processes or usable_cores()
 
 
-def _time_video(video: Video, settings: PrepareSettings) -> tuple[float, float, float, float]:
-    """Return (seconds a frame, seconds a pair, bytes a frame, bytes a pair) from the video's first frames and pair."""
+def _time_video(video: Video, settings: PrepareSettings, engine: FlowEngine | None) -> tuple[float, ...]:
+    """Return (seconds a frame, a pair, a pair on the device, bytes a frame, a pair) from the first frames and pair."""
     if settings.given:
         return _time_source(video, settings)
     start = time.perf_counter()
@@ -110,17 +121,31 @@ def _time_video(video: Video, settings: PrepareSettings) -> tuple[float, float, 
     frame_s = (time.perf_counter() - start) / len(frames)
     if len(frames) < 2 and settings.method != "none":
         raise UserError(f"{video.path}: one frame")
+    device_s, known = _time_device(grey(frames[:2]), settings, engine) if engine else (0.0, None)
     start = time.perf_counter()
-    encoded = encode_video(video.name, frames[:2], settings).records
+    encoded = encode_video(video.name, frames[:2], settings, known).records
     pair_s = time.perf_counter() - start
     pair_bytes = sum(len(record) for folder in settings.folders[1:] for record in encoded[folder])
-    return frame_s, pair_s, sum(map(len, encoded["rgb"])) / len(frames[:2]), pair_bytes
+    return frame_s, pair_s, device_s, sum(map(len, encoded["rgb"])) / len(frames[:2]), pair_bytes
 
 
-def _time_source(video: Video, settings: PrepareSettings) -> tuple[float, float, float, float]:
+def _time_device(planes: np.ndarray, settings: PrepareSettings, engine: FlowEngine) -> tuple[float, StartFlow]:
+    """Return seconds a pair where the device has as many as it takes at once, and what returns the flow found at once."""
+    at_once = engine.pairs_at_once(*planes.shape[1:3])
+    pairs = [np.repeat(frame[None], at_once, axis=0) for frame in planes]
+    both = settings.backward and not settings.camera_compensation
+    engine(*pairs, both)()  # compiles
+    start = time.perf_counter()
+    flow = engine(*pairs, both)()
+    seconds = time.perf_counter() - start
+    found = [fields[:1] for fields in (*flow, *flow)]
+    return seconds / at_once, lambda sources, targets, both: lambda: tuple(found[: 2 if both else 1])
+
+
+def _time_source(video: Video, settings: PrepareSettings) -> tuple[float, ...]:
     """Return the same from the whole of a video whose streams are taken over, all of it counted with the frames."""
     start = time.perf_counter()
     encoded = encode_source(video, settings)
     frame_s = (time.perf_counter() - start) / encoded.frames
     stored = sum(len(record) for content in encoded.records.values() for record in content)
-    return frame_s, 0.0, stored / encoded.frames, 0.0
+    return frame_s, 0.0, 0.0, stored / encoded.frames, 0.0

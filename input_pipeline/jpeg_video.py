@@ -18,6 +18,7 @@ import numpy as np
 
 from input_pipeline import codecs, dct_jpeg
 from input_pipeline.dct import Coding
+from input_pipeline.flow_facts import FlowSums
 from input_pipeline.schema import UserError
 from input_pipeline.shards import EncodedVideo
 from input_pipeline.video_list import Video, unreadable
@@ -124,19 +125,21 @@ def take_over(video: Video, bound_px: float, *, dct: bool = False) -> EncodedVid
     fields = _fields(source)
     if frames and source.x:
         fields = _fields_of(video, fields, len(frames))
-    same_size = _SameSize()
+    same_size, sums = _SameSize(), FlowSums()
     records = {}
     if source.rgb:
         read = [_read(path, codecs.decode_frame, same_size)[0] for path in frames]
         records["rgb"] = [codecs.serialise_frame(video.name, i, jpeg) for i, jpeg in enumerate(read)]
     if source.x:
-        make = (
-            _DctRecords(video.name, bound_px, same_size)
-            if dct
-            else bind(_field_record, video.name, bound_px, same_size)
-        )
-        records["flow"] = [make(i, pair) for i, pair in enumerate(fields)]
-    return EncodedVideo(len(frames) or len(fields) + 1, *same_size.size, bound_px if source.x else None, records)
+        make = _DctRecords(video.name, bound_px) if dct else bind(_field_record, video.name, bound_px)
+        records["flow"] = []
+        for i, pair in enumerate(fields):
+            (x, x_levels), (y, y_levels) = (_read(path, codecs.decode_grey, same_size) for path in pair)
+            levels = np.stack([x_levels, y_levels])
+            records["flow"].append(make(i, pair[0], x, y, levels))
+            sums.add_levels(levels, bound_px)
+    bound = bound_px if source.x else None
+    return EncodedVideo(len(frames) or len(fields) + 1, *same_size.size, bound, records, sums.facts())
 
 
 class _SameSize:
@@ -182,30 +185,27 @@ def _fields_of(video: Video, fields: list, frames: int) -> list:
     return video.source.without_spare(fields)
 
 
-def _field_record(name: str, bound_px: float, same_size: _SameSize, index: int, pair: tuple[Path, Path]) -> bytes:
-    (x, x_levels), (y, y_levels) = (_read(path, codecs.decode_grey, same_size) for path in pair)
-    mean = codecs.mean_of_levels(np.stack([x_levels, y_levels]), bound_px)
-    return codecs.serialise_field(name, index, x, y, mean)
+def _field_record(name: str, bound_px: float, index: int, file: Path, x: bytes, y: bytes, levels: np.ndarray) -> bytes:
+    return codecs.serialise_field(name, index, x, y, codecs.mean_of_levels(levels, bound_px))
 
 
 class _DctRecords:
-    """Makes the DCT records of a video's fields from their JPEGs; called with a field's number and its two files."""
+    """Makes the DCT records of a video's fields from their JPEGs x and y; `file`, that of x, stands in messages."""
 
-    def __init__(self, name: str, bound_px: float, same_size: _SameSize):
-        self._name, self._bound_px, self._same_size = name, bound_px, same_size
+    def __init__(self, name: str, bound_px: float):
+        self._name, self._bound_px = name, bound_px
         self._first: tuple[Path, Coding] | None = None
 
-    def __call__(self, index: int, pair: tuple[Path, Path]) -> bytes:
-        x, y = (_read(path, codecs.decode_grey, self._same_size)[0] for path in pair)
+    def __call__(self, index: int, file: Path, x: bytes, y: bytes, levels: np.ndarray) -> bytes:
         try:
             record, coding = dct_jpeg.field_record(self._name, index, x, y, self._bound_px)
         except ValueError as error:
-            raise UserError(f"{pair[0]}: {error}") from error
+            raise UserError(f"{file}: {error}") from error
         # A stack is read with one table for all of it.
-        first, common = self._first = self._first or (pair[0], coding)
+        first, common = self._first = self._first or (file, coding)
         if coding != common:
             raise UserError(
-                f"{pair[0]}: its quantisation tables differ from those of {first}; take it over with data.codec=jpeg"
+                f"{file}: its quantisation tables differ from those of {first}; take it over with data.codec=jpeg"
             )
         return record
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from input_pipeline.schema import FLOW_METHODS, UserError
+from input_pipeline.schema import OPENCV_METHODS, UserError
 
 # Pyramid scale, levels, window, iterations, polynomial neighbourhood, its sigma, flags: OpenCV's tutorial values, which
 # most extractors of this family use.
@@ -23,13 +23,18 @@ def compute_flow(frames: np.ndarray, method: str, backward: bool = False) -> np.
     deepflow (its variational part, without matching), all three with OpenCV's default parameters, or farneback (2003).
     The result depends on OpenCV's version, not on the number of threads. Raises UserError for another method.
     """
-    calculate = _calculator(method)
     planes = grey(frames)
     assert len(planes) >= 1, frames.shape
-    flow = np.empty((len(planes) - 1, *planes.shape[1:], 2), np.float32)
-    for i in range(len(flow)):
-        source, target = (i + 1, i) if backward else (i, i + 1)
-        flow[i] = calculate(planes[source], planes[target])
+    first, second = planes[:-1], planes[1:]
+    return flow_of_pairs(second, first, method) if backward else flow_of_pairs(first, second, method)
+
+
+def flow_of_pairs(sources: np.ndarray, targets: np.ndarray, method: str) -> np.ndarray:
+    """Return the flow from each source to its target, grey uint8 [N, H, W] both, like `compute_flow`."""
+    calculate = _calculator(method)
+    flow = np.empty((*sources.shape, 2), np.float32)
+    for i, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        flow[i] = calculate(source, target)
     return flow
 
 
@@ -58,6 +63,5 @@ def _calculator(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     elif method == "farneback":
         return lambda source, target: cv2.calcOpticalFlowFarneback(source, target, None, *_FARNEBACK)
     else:
-        known = ", ".join(known for known in FLOW_METHODS if known != "none")
-        raise UserError(f"flow.method: {method!r} is no optical flow method; choose one of {known}")
+        raise UserError(f"flow.method: {method!r} is none of OpenCV's; choose one of {', '.join(OPENCV_METHODS)}")
     return lambda source, target: algorithm.calc(source, target, None)

@@ -6,7 +6,6 @@ any interruption. Complete records are brought up to date: only new and mended v
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
 from collections import Counter
@@ -15,34 +14,35 @@ from dataclasses import replace
 from functools import partial as bind
 from pathlib import Path
 
-import cv2
-
-from input_pipeline import codecs, dataset_file, shards, workers
+from input_pipeline import codecs, dataset_file, shards
 from input_pipeline import verify as verification
 from input_pipeline.changes import Changes, changes_since
 from input_pipeline.dataset_file import DATASET_FILE, Dataset, FlowSettings, StoredVideo
-from input_pipeline.estimate import check_free, processes
+from input_pipeline.estimate import check_free
+from input_pipeline.fields import DeviceFlow
+from input_pipeline.finishing import Finisher, Progress, Say
+from input_pipeline.flow_facts import facts_of_all
 from input_pipeline.quarantine import QUARANTINE_FILE, SetAside, read_quarantine, write_quarantine
-from input_pipeline.records_folder import PARTIAL_FOLDER, check_interrupted, clear_leftovers, held_alone, refusals_named
+from input_pipeline.records_folder import check_interrupted, clear_leftovers, held_alone, refusals_named
 from input_pipeline.safe_files import write_atomically
 from input_pipeline.schema import UserError
-from input_pipeline.stages import PrepareSettings, check_settings, fingerprint, prepare_video
+from input_pipeline.stages import PrepareSettings, check_settings, fingerprint
 from input_pipeline.store import Records
-from input_pipeline.video_list import Video, VideoList
-
-# Videos set aside before a run that has too many of them ends early: enough to see what they have in common.
-_LOOKED_AT = 50
-
-Progress = Callable[[int, int, str], None]
-Say = Callable[[str], None]
+from input_pipeline.video_list import VideoList
 
 
 def prepare(
-    video_list: VideoList, records: Path, settings: PrepareSettings, on_progress: Progress, say: Say = lambda line: None
+    video_list: VideoList,
+    records: Path,
+    settings: PrepareSettings,
+    on_progress: Progress,
+    say: Say = lambda line: None,
+    device_flow: DeviceFlow | None = None,
 ) -> Dataset:
     """Write the records of all videos into the folder `records`; return what its dataset.json says.
 
-    `on_progress(videos done, videos in all, text)` is called as it goes, and `say` gets whole lines. A folder that
+    `on_progress(videos done, videos in all, text)` is called as it goes, and `say` gets whole lines.
+    `device_flow(method)` computes the flow of a device method, in this process, for all worker processes. A folder that
     already holds the same videos under the same settings is returned as it is; new videos and those whose files have
     changed are added to it, and other labels, groups or splits only rewrite dataset.json. Videos that cannot be used
     stand in quarantine.jsonl with the reason. Until the last moment finished videos lie in `records/.partial`, so that
@@ -62,38 +62,38 @@ def prepare(
             clear_leftovers(records)
             return changes.dataset
         with held_alone(records) as partial:
+            finish = Finisher(partial, on_progress, say, device_flow)
             # Whoever held the lock before may have completed the folder meanwhile.
             changes = _changes(video_list, records, settings)
             if changes is None:
                 check_interrupted(partial, video_list, settings)
-                return _prepare(video_list, records, settings, on_progress, say)
-            return _bring_up_to_date(changes, video_list, records, settings, on_progress, say)
+                return _prepare(video_list, records, settings, finish)
+            return _bring_up_to_date(changes, video_list, records, settings, finish)
 
 
 def _bring_up_to_date(
-    changes: Changes, video_list: VideoList, records: Path, settings: PrepareSettings, on_progress: Progress, say: Say
+    changes: Changes, video_list: VideoList, records: Path, settings: PrepareSettings, finish: Finisher
 ) -> Dataset:
     """Return the data set after adding what is new; the records stay complete until all of it is prepared."""
-    partial = records / PARTIAL_FOLDER
     if changes.videos:
         new, mended = len(changes.new), len(changes.mended)
-        say(f"{new} videos are new and {mended} have changed or failed: these are prepared, the others kept")
+        finish.say(f"{new} videos are new and {mended} have changed or failed: these are prepared, the others kept")
         wanted = [video for video in video_list.videos if video.name in changes.videos]
-        results = _prepare_videos(wanted, settings, partial=partial, on_progress=on_progress, say=say)
+        results = finish(wanted, settings)
         usable = {name for name, result in results.items() if not isinstance(result, SetAside)}
         stored = {video.name for video in changes.dataset.videos}
         if usable or stored & changes.videos:
             check_free(records, changes.dataset.counts["bytes"] / 1e9)
-            say("all record files are written anew")
-            _reopen(records, changes, video_list, settings, partial)
-            return _prepare(video_list, records, settings, on_progress, say)
+            finish.say("all record files are written anew")
+            _reopen(records, changes, video_list, settings, finish.partial)
+            return _prepare(video_list, records, settings, finish)
         aside = read_quarantine(records) | results
     else:
         aside = read_quarantine(records)
     write_quarantine(records, video_list.videos, aside)
     if changes.relabelled:
         count = len(changes.relabelled)
-        say(f"{count} videos have another label, group or split than before: {DATASET_FILE} is written anew")
+        finish.say(f"{count} videos have another label, group or split than before: {DATASET_FILE} is written anew")
     quarantined = sum(video.name in aside for video in video_list.videos)
     dataset = replace(changes.dataset, counts=changes.dataset.counts | {"quarantined": quarantined})
     write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
@@ -101,11 +101,16 @@ def _bring_up_to_date(
 
 
 def verify(
-    records: Path, find_videos: Callable[[], tuple[VideoList, PrepareSettings]], on_progress: Progress, say: Say
+    records: Path,
+    find_videos: Callable[[], tuple[VideoList, PrepareSettings]],
+    on_progress: Progress,
+    say: Say,
+    device_flow: DeviceFlow | None = None,
 ) -> None:
     """Name every damaged record of the folder `records` through `say`, and repair it from the videos.
 
-    `find_videos` is called where something must be made anew. Raises UserError when damage remains.
+    `find_videos` is called where something must be made anew, `device_flow` then as in `prepare`.
+    Raises UserError when damage remains.
     """
     with refusals_named(records):
         damages = verification.find_damage(records, on_progress)
@@ -114,8 +119,8 @@ def verify(
             say(line)
         if damages:
             with held_alone(records) as partial:
-                make = bind(_prepare_videos, partial=partial, on_progress=on_progress, say=say)
-                verification.repair(damages, records, partial, find_videos, make)
+                finish = Finisher(partial, on_progress, say, device_flow)
+                verification.repair(damages, records, partial, find_videos, finish)
             say(f"{records}: {len(damages)} record files repaired, byte for byte as they were written")
         else:
             say(f"{records}: all {sum(map(len, dataset.files.values()))} record files are as they were written")
@@ -139,22 +144,21 @@ def _reopen(records: Path, changes: Changes, video_list: VideoList, settings: Pr
         if video.name in changes.videos or shards.read_finished(partial, video.name, made_from):
             continue
         content = {folder: stored.raw(folder, position) for folder in settings.folders}
-        encoded = shards.EncodedVideo(video.frames, video.height, video.width, video.bound_px, content)
+        encoded = shards.EncodedVideo(
+            video.frames, video.height, video.width, video.bound_px, content, video.flow_facts
+        )
         shards.write_finished(partial, video.name, made_from, encoded, video.source_bytes)
     check_interrupted(partial, video_list, settings)
     # Only now: until here an interruption leaves the records complete.
     (records / DATASET_FILE).unlink()
 
 
-def _prepare(
-    video_list: VideoList, records: Path, settings: PrepareSettings, on_progress: Progress, say: Say
-) -> Dataset:
+def _prepare(video_list: VideoList, records: Path, settings: PrepareSettings, finish: Finisher) -> Dataset:
     videos = sorted(video_list.videos, key=lambda video: video.name)
     total = len(videos)
     assert len({video.name for video in videos}) == total, "names of videos must be unique"
-    partial = records / PARTIAL_FOLDER
     limit = settings.max_bad_fraction * total
-    results = _prepare_videos(videos, settings, partial=partial, on_progress=on_progress, say=say, bad_limit=limit)
+    results = finish(videos, settings, limit)
     aside = {name: result for name, result in results.items() if isinstance(result, SetAside)}
     write_quarantine(records, videos, aside)
     if len(aside) > limit or len(aside) == total:
@@ -162,9 +166,9 @@ def _prepare(
     finished = {video.name: results[video.name] for video in videos if video.name not in aside}
     files, places, size = {}, {}, 0
     for folder in settings.folders:
-        tell = bind(_tell_merging, on_progress, total, folder)
+        tell = bind(_tell_merging, finish.on_progress, total, folder)
         files[folder], places[folder], folder_size = shards.merge(
-            records, folder, partial, finished, tell, dct=settings.has_dct(folder)
+            records, folder, finish.partial, finished, tell, dct=settings.has_dct(folder)
         )
         size += folder_size
     stored = []
@@ -172,43 +176,11 @@ def _prepare(
         facts = finished[video.name]
         size_px, where = (facts.height, facts.width), {folder: places[folder][i] for folder in settings.folders}
         who = (video.name, video.label, video.group, dict(video.subsets))
-        stored.append(StoredVideo(*who, facts.frames, *size_px, facts.bound_px, facts.source_bytes, **where))
+        made = (facts.bound_px, facts.source_bytes, facts.flow_facts)
+        stored.append(StoredVideo(*who, facts.frames, *size_px, *made, **where))
     dataset = _describe(video_list, settings, tuple(stored), files, size, len(aside))
     write_atomically(records / DATASET_FILE, dataset_file.format_dataset(dataset))
     return dataset
-
-
-def _prepare_videos(
-    videos: list[Video],
-    settings: PrepareSettings,
-    *,
-    partial: Path,
-    on_progress: Progress,
-    say: Say,
-    bad_limit: float = float("inf"),
-) -> dict[str, shards.FinishedVideo | SetAside]:
-    """Finish every video that is not; return by name what is known of it, or why it is set aside.
-
-    It ends early once more than `bad_limit` are set aside.
-    """
-    known = {v.name: shards.read_finished(partial, v.name, fingerprint(v, settings)) for v in videos}
-    results = {name: found for name, found in known.items() if found and shards.is_whole(partial, name, found)}
-    if results:
-        say(f"{len(results)} of {len(videos)} videos were finished before and are kept")
-    on_progress(len(results), len(videos), "")
-    left = [video for video in videos if video.name not in results]
-    job = bind(prepare_video, partial=partial, settings=settings)
-    bad = 0
-    with contextlib.closing(workers.run(left, job, processes(settings), inline=settings.processes == 1)) as finishing:
-        for video, result in finishing:
-            results[video.name] = result
-            if isinstance(result, SetAside):
-                bad += 1
-                say(f"{video.name} set aside: {result.reason}")
-            on_progress(len(results), len(videos), video.name)
-            if bad > max(bad_limit, _LOOKED_AT):
-                break
-    return results
 
 
 def _refuse(aside: dict[str, SetAside], seen: int, total: int, records: Path, settings: PrepareSettings) -> None:
@@ -233,8 +205,7 @@ def _describe(
 ) -> Dataset:
     flow = None
     if "flow" in settings.folders:
-        version = settings.opencv_version if settings.given else cv2.__version__
-        flow = FlowSettings(settings.method, settings.bound_px, settings.backward, version, *settings.coding)
+        flow = _describe_flow(settings)
     counts = {
         "videos": len(stored),
         "frames": sum(video.frames for video in stored),
@@ -257,7 +228,14 @@ def _describe(
         checksum=dataset_file.checksum(files, stored),
         files=files,
         videos=stored,
+        flow_facts=facts_of_all((video.flow_facts, video.pairs * video.height * video.width) for video in stored),
     )
+
+
+def _describe_flow(settings: PrepareSettings) -> FlowSettings:
+    how = (settings.method, settings.bound_px, settings.backward, settings.opencv)
+    added = {"camera_compensation": settings.camera_compensation, "version": settings.flow_version}
+    return FlowSettings(*how, *settings.coding, **added)
 
 
 def _tell_merging(on_progress: Progress, total: int, folder: str, name: str) -> None:

@@ -44,7 +44,9 @@ SCHEMA_VERSION = 2
 
 STREAMS = ("rgb", "flow")
 SUBSETS = ("train", "validation", "test")
-FLOW_METHODS = ("tvl1", "dis", "farneback", "deepflow", "none")
+OPENCV_METHODS = ("tvl1", "dis", "farneback", "deepflow")
+DEVICE_METHODS = ("jax_tvl1", "jax_brox")  # computed by jax, on whatever devices there are
+FLOW_METHODS = (*OPENCV_METHODS, *DEVICE_METHODS, "none")
 CODECS = ("jpeg", "dct")
 
 

@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from input_pipeline import dct_store
 from input_pipeline.dataset_file import RecordFile
+from input_pipeline.flow_facts import FlowFacts
 from input_pipeline.safe_files import replace_safely, write_atomically
 from input_pipeline.schema import UserError
 
@@ -35,6 +36,7 @@ class EncodedVideo:
     width: int
     bound_px: float | None  # None without flow
     records: dict[str, list[bytes]]
+    flow_facts: FlowFacts | None  # None without flow, or where nobody took them
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class FinishedVideo:
     records: dict[str, int]  # folder ("rgb", "flow", ...) -> number of records
     sizes: dict[str, int]  # folder -> bytes of its records
     source_bytes: int  # size of what it was made from
+    flow_facts: FlowFacts | None = None
 
 
 def write_finished(
@@ -61,7 +64,7 @@ def write_finished(
     sizes = {folder: sum(map(len, content)) for folder, content in encoded.records.items()}
     counts = {folder: len(content) for folder, content in encoded.records.items()}
     facts = (encoded.frames, encoded.height, encoded.width, encoded.bound_px)
-    finished = FinishedVideo(*facts, counts, sizes, source_bytes)
+    finished = FinishedVideo(*facts, counts, sizes, source_bytes, encoded.flow_facts)
     for folder, content in encoded.records.items():
         path = _partial_file(partial, name, folder)
         aside = path.with_name(f"{path.name}.tmp")
@@ -85,7 +88,8 @@ def read_finished(partial: pathlib.Path, name: str, fingerprint: str) -> Finishe
         plain = json.loads(file.read_bytes())
         whole = plain.pop("check") == _check_sum(plain)
         same = plain.pop("fingerprint") == fingerprint
-        return FinishedVideo(**plain) if whole and same else None
+        facts = plain.pop("flow_facts", None)
+        return FinishedVideo(**plain, flow_facts=facts and FlowFacts(**facts)) if whole and same else None
     # It is only made anew.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

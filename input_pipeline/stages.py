@@ -13,17 +13,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from input_pipeline import codecs, dct, dct_jpeg, dct_record, shards, stored_video
+from input_pipeline import codecs, dct, dct_jpeg, shards, stored_video
+from input_pipeline.fields import Fields, StartFlow
 from input_pipeline.jpeg_video import take_over
-from input_pipeline.opencv_flow import compute_flow, grey
+from input_pipeline.opencv_flow import grey
 from input_pipeline.quarantine import SetAside, content_of
-from input_pipeline.schema import CODECS, FLOW_METHODS, SCHEMA_VERSION, UserError, quantise_flow
+from input_pipeline.schema import CODECS, DEVICE_METHODS, FLOW_METHODS, SCHEMA_VERSION, UserError
 from input_pipeline.stored_video import StoredSource
 from input_pipeline.video_list import Video
 from input_pipeline.videos import iterate_frames
 
-# Below this a video's own bound says nothing, and a still video would divide by zero.
-_SMALLEST_BOUND_PX = 1e-3
 # Pairs of frames held at once, with their float flow: at 340x256 px 60 MB, where a whole video may take gigabytes.
 _PAIRS_AT_ONCE = 64
 
@@ -40,9 +39,11 @@ class PrepareSettings:
     max_bad_fraction: float
     processes: int  # 0: one a core
     given: tuple[str, ...] = ()  # streams that lie there as JPEGs and are taken over (VideoList.given); () decodes
-    opencv_version: str = ""  # that made the flow of records that are taken over
+    made_by_opencv: str = ""  # version that made the flow of records that are taken over
     codec: str = "jpeg"  # one of schema.CODECS: how flow is stored
     dct_planes: int = dct.POSITIONS  # positions of a block that DCT records keep; taken over, they keep all
+    camera_compensation: bool = False  # flow to the next frame as it would be had the camera not moved
+    flow_version: str = ""  # of a method that is this program's own, whose values may change
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -56,6 +57,18 @@ class PrepareSettings:
     def has_dct(self, folder: str) -> bool:
         """Return whether a folder is filled with DCT records; frames are JPEGs always."""
         return folder != "rgb" and self.codec == "dct"
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the flow is computed by one of schema.DEVICE_METHODS."""
+        return not self.given and self.method in DEVICE_METHODS
+
+    @property
+    def opencv(self) -> str:
+        """The version of OpenCV that the values of the flow depend on; "" where OpenCV has no part in them."""
+        if self.given:
+            return self.made_by_opencv
+        return "" if self.on_device and not self.camera_compensation else cv2.__version__
 
     @property
     def coding(self) -> tuple:
@@ -85,17 +98,24 @@ def check_settings(settings: PrepareSettings) -> None:
         raise UserError(f"flow.method: {settings.method!r} is unknown; choose one of {', '.join(FLOW_METHODS)}")
     if settings.method == "none" and settings.backward:
         raise UserError("flow.backward: True, but flow.method is none; turn one of them off")
+    if settings.method == "none" and settings.camera_compensation:
+        raise UserError("flow.camera_compensation: True, but flow.method is none; turn one of them off")
     bound = settings.bound_px
     if not (bound == "video" if isinstance(bound, str) else np.isfinite(bound) and bound > 0):
         raise UserError(f"flow.bound_px: {bound!r}; give px per frame above 0, or 'video'")
 
 
-def prepare_video(video: Video, partial: pathlib.Path, settings: PrepareSettings) -> shards.FinishedVideo | SetAside:
-    """Keep one video's records in `partial`; return its facts, or why the video must be set aside."""
+def prepare_video(
+    video: Video, partial: pathlib.Path, settings: PrepareSettings, start_flow: StartFlow | None = None
+) -> shards.FinishedVideo | SetAside:
+    """Keep one video's records in `partial`; return its facts, or why the video must be set aside.
+
+    `start_flow` computes the flow of a device method.
+    """
     # Before decoding: a file that changes meanwhile then counts as another one.
     made_from, source_bytes, state = fingerprint(video, settings), video.size_bytes(), _state(video)
     try:
-        encoded = encode_source(video, settings)
+        encoded = encode_source(video, settings, start_flow)
     except UserError as error:
         # Of records nothing tells when they are mended: they are tried again.
         content = "" if isinstance(video.source, StoredSource) else content_of(video)
@@ -114,13 +134,13 @@ def _state(video: Video) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def encode_source(video: Video, settings: PrepareSettings) -> shards.EncodedVideo:
+def encode_source(video: Video, settings: PrepareSettings, start_flow: StartFlow | None = None) -> shards.EncodedVideo:
     """Return a video's records, whatever it comes from. Raises UserError ("<path>: <reason>") where it cannot be used."""
     if isinstance(video.source, StoredSource):
         return stored_video.take_over(video, settings.folders)
     if settings.given:
         return take_over(video, settings.bound_px, dct=bool(settings.coding))
-    encoded = encode_video(video.name, iterate_video(video, settings.short_side), settings)
+    encoded = encode_video(video.name, iterate_video(video, settings.short_side), settings, start_flow)
     if settings.method != "none" and encoded.frames < 2:
         raise UserError("one frame; at least 2 are needed for flow")
     return encoded
@@ -131,13 +151,16 @@ def iterate_video(video: Video, short_side: int) -> Iterator[np.ndarray]:
     return video.source.frames(short_side) if video.source else iterate_frames(video.path, short_side)
 
 
-def encode_video(name: str, frames: Iterable[np.ndarray], settings: PrepareSettings) -> shards.EncodedVideo:
+def encode_video(
+    name: str, frames: Iterable[np.ndarray], settings: PrepareSettings, start_flow: StartFlow | None = None
+) -> shards.EncodedVideo:
     """Return the records of a video's frames, uint8 RGB [H, W, 3] each, of which a few are held at a time.
 
-    Raises UserError when the flow method refuses the frames; DIS does below 12 px.
+    `start_flow` computes the flow of a device method. Raises UserError when the flow method refuses the frames; DIS does
+    below 12 px.
     """
     records: dict[str, list[bytes]] = {folder: [] for folder in settings.folders}
-    fields = _Fields(name, settings)
+    fields = Fields(name, settings, start_flow if settings.on_device else None)
     last = []
     for chunk in _chunks(frames, _PAIRS_AT_ONCE):
         shape = chunk[0].shape
@@ -148,58 +171,7 @@ def encode_video(name: str, frames: Iterable[np.ndarray], settings: PrepareSetti
             last = chunk[-1:]
             fields.add(planes)
     records |= fields.finish()
-    return shards.EncodedVideo(len(records["rgb"]), shape[0], shape[1], fields.bound_px, records)
-
-
-class _Fields:
-    """The records of a video's flow, made chunk by chunk.
-
-    The bound `video` is known only at the end: then the float flow of all fields is held until there.
-    """
-
-    def __init__(self, name: str, settings: PrepareSettings):
-        self._name, self._method, self._settings = name, settings.method, settings
-        self._records: dict[str, list[bytes]] = {folder: [] for folder in settings.folders[1:]}
-        self._held: dict[str, list[np.ndarray]] = {folder: [] for folder in settings.folders[1:]}
-        self._largest = _SMALLEST_BOUND_PX
-        self.bound_px: float | None = None
-        if self._records and settings.bound_px != "video":
-            self.bound_px = float(settings.bound_px)
-
-    def add(self, planes: np.ndarray) -> None:
-        """Take the flow between these grey frames [F, H, W], the first of which is the last of the call before."""
-        if len(planes) < 2:
-            return
-        for folder in self._records:
-            flow = _compute_flow(planes, self._method, folder)
-            if self.bound_px is None:
-                self._largest = max(self._largest, float(np.abs(flow).max()))
-                self._held[folder].append(flow)
-            else:
-                self._encode(folder, flow)
-
-    def finish(self) -> dict[str, list[bytes]]:
-        """Return {folder: records} of all fields."""
-        if self._records and self.bound_px is None:
-            self.bound_px = self._largest
-        for folder, held in self._held.items():
-            for flow in held:
-                self._encode(folder, flow)
-        return self._records
-
-    def _encode(self, folder: str, flow: np.ndarray) -> None:
-        records = self._records[folder]
-        for field in flow:
-            records.append(_field_record(self._name, len(records), field, self.bound_px, self._settings))
-
-
-def _field_record(name: str, index: int, flow: np.ndarray, bound_px: float, settings: PrepareSettings) -> bytes:
-    if settings.codec == "jpeg":
-        x, y = codecs.encode_field(quantise_flow(flow, bound_px).transpose(2, 0, 1))
-        return codecs.serialise_field(name, index, x, y, codecs.mean_of_stored(x, y, bound_px))
-    coefficients, size = dct.code_field(flow, bound_px, settings.dct_planes), flow.shape[:2]
-    mean = dct.mean_of_coded(coefficients, dct.OWN_CODING, bound_px, size)
-    return dct_record.serialise_field(name, index, coefficients, dct.OWN_CODING, mean, size)
+    return shards.EncodedVideo(len(records["rgb"]), shape[0], shape[1], fields.bound_px, records, fields.sums.facts())
 
 
 def fingerprint(video: Video, settings: PrepareSettings) -> str:
@@ -208,6 +180,8 @@ def fingerprint(video: Video, settings: PrepareSettings) -> str:
     made_how = (settings.short_side, settings.method, settings.bound_px, settings.backward)
     if settings.given:
         made_how = (settings.given, settings.bound_px, video.source.variant)
+    # What was added later stands here only where it is used, so that what was finished before still counts.
+    made_how += ("camera",) * settings.camera_compensation + (settings.flow_version,) * settings.on_device
     what = [*made_by, *made_how, *settings.coding, video.name, video.size_bytes()]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
@@ -216,11 +190,3 @@ def _chunks(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
     rest = iter(frames)
     while chunk := list(itertools.islice(rest, size)):
         yield chunk
-
-
-def _compute_flow(planes: np.ndarray, method: str, folder: str) -> np.ndarray:
-    try:
-        return compute_flow(planes, method, folder == "flow_backward")
-    except cv2.error as error:
-        size = f"{planes.shape[2]}x{planes.shape[1]}"
-        raise UserError(f"flow.method {method} fails on frames of {size} px ({error.err})") from error

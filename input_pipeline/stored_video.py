@@ -88,7 +88,7 @@ def take_over(video: Video, folders: tuple[str, ...]) -> EncodedVideo:
         folder: records.raw(folder, position) if folder == "rgb" else list(_fields(records, position, folder))
         for folder in folders
     }
-    return EncodedVideo(stored.frames, stored.height, stored.width, stored.bound_px, content)
+    return EncodedVideo(stored.frames, stored.height, stored.width, stored.bound_px, content, stored.flow_facts)
 
 
 # One for each worker process, which has many videos of the same folder.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from input_pipeline import dataset_file, shards
-from input_pipeline.changes import check_same_opencv, check_same_settings
+from input_pipeline.changes import check_same_makers, check_same_settings
 from input_pipeline.dataset_file import Dataset
 from input_pipeline.quarantine import SetAside
 from input_pipeline.safe_files import write_atomically
@@ -116,7 +116,7 @@ def _settings_of_repair(
     check_same_settings(dataset, path, settings)
     folders = {damage.folder for damage in damages if damage.videos}
     if folders - {"rgb"}:
-        check_same_opencv(dataset, path, "repaired records", settings)
+        check_same_makers(dataset, path, "repaired records", settings)
         return settings
     # The frames need no flow.
     return replace(settings, method="none", backward=False, given=("rgb",) if settings.given else ())

@@ -228,9 +228,9 @@ def test_a_video_mended_while_the_run_goes_on_is_taken_up_by_the_next(tmp_path, 
     (tmp_path / "bad.avi").write_bytes(b"x" * 100)
     real = stages.encode_source
 
-    def mended_meanwhile(video, settings):
+    def mended_meanwhile(video, settings, start_flow):
         try:
-            return real(video, settings)
+            return real(video, settings, start_flow)
         except UserError:
             video.path.write_bytes(good)
             raise
@@ -247,10 +247,10 @@ def test_what_the_machine_could_not_do_is_tried_again(tmp_path, monkeypatch):
         write_clip(tmp_path / f"{name}.avi")
     videos, real = listed(tmp_path, ["a", "b"]), stages.encode_source
 
-    def no_memory(video, settings):
+    def no_memory(video, settings, start_flow):
         if video.name == "a":
             raise MemoryError
-        return real(video, settings)
+        return real(video, settings, start_flow)
 
     with monkeypatch.context() as patch:
         patch.setattr(stages, "encode_source", no_memory)

@@ -10,7 +10,7 @@ import pytest
 from jpeg_sets import jpeg, write_video
 from tiny_clips import SETTINGS, hashes, listed, run, tiny_list, verify_lines, write_clip
 
-from input_pipeline import dataset_file, dct, shards, stages
+from input_pipeline import dataset_file, dct, opencv_flow, shards, stages
 from input_pipeline.codecs import decode_grey
 from input_pipeline.dataset_file import read_dataset
 from input_pipeline.estimate import estimate
@@ -78,10 +78,10 @@ def test_frames_are_the_jpegs_that_they_are_beside_jpeg_flow(made, tmp_path):
 
 
 def test_fewer_coefficients_take_less_room(tmp_path, monkeypatch):
-    def noise(planes, method, backward=False):
-        return np.random.default_rng(0).normal(0, 1, (len(planes) - 1, *planes.shape[1:], 2)).astype(np.float32)
+    def noise(sources, targets, method):
+        return np.random.default_rng(0).normal(0, 1, (*sources.shape, 2)).astype(np.float32)
 
-    monkeypatch.setattr(stages, "compute_flow", noise)
+    monkeypatch.setattr(opencv_flow, "flow_of_pairs", noise)
     videos = tiny_list(tmp_path / "v", count=2)
     few, all_of_them = (run(videos, tmp_path / str(n), DCT, dct_planes=n) for n in (28, 64))
     assert few.flow.dct_planes == 28 and few.counts["bytes"] < all_of_them.counts["bytes"]
@@ -199,7 +199,7 @@ def test_frames_are_repaired_without_flow(made, copy, monkeypatch):
     before = hashes(copy)
     (copy / "rgb" / read_dataset(copy).files["rgb"][0].file).unlink()
     (copy / "rgb" / "features.json").unlink()
-    monkeypatch.setattr(stages, "compute_flow", None)
+    monkeypatch.setattr(opencv_flow, "flow_of_pairs", None)
     assert "repaired" in check(made[1], copy)[-2]
     assert hashes(copy) == before
 

@@ -258,7 +258,7 @@ def test_records_made_otherwise_are_warned_of_and_named(trained, tmp_path, capsy
     config = config.copy_and_resolve_references()
     config.data.records = str(tmp_path / "records")
     evaluate(config, workdir)
-    assert "was made with flow {'method': 'farneback'" in capsys.readouterr().err
+    assert "was made with flow.method farneback; the net was trained on flow.method dis\n" in capsys.readouterr().err
     provenance = ScoreFile.read(workdir / "scores_videos_split1_test.npz").provenance
     assert provenance["records"]["flow"]["method"] == "farneback"
     assert (

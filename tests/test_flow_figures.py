@@ -281,7 +281,7 @@ MISTAKES = [
     ([CLIP, OUT, "--frame=-1"], "--frame=-1: must be 0 to 6"),
     ([CLIP, OUT, "--frame=first"], "frame"),
     ([CLIP, OUT, "--config.flow.method=none"], "flow.method=none: names no flow; set --config.flow.method=dis"),
-    ([CLIP, OUT, "--config.flow.method=lk"], "flow.method='lk': choose one of tvl1"),
+    ([CLIP, OUT, "--config.flow.method=lk"], "flow.method='lk': choose one of auto, tvl1"),
     ([CLIP, OUT, "--config.input.stak=3"], "input has no key 'stak'; did you mean stack?"),
     ([CLIP, OUT, "--config=configs/none.py"], "--config=configs/none.py: no such file"),
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_clips import SETTINGS, listed, write_clip
 
-from input_pipeline import prepare, sampling, stages, store, transforms
+from input_pipeline import opencv_flow, prepare, sampling, stages, store, transforms
 from input_pipeline.filling import FillingThreads
 from input_pipeline.schema import dequantise_flow
 
@@ -14,15 +14,16 @@ FRAMES = 12
 BOUND_PX = 60.0  # a level is .47 px, so whole numbers stay apart
 
 
-def numbered_flow(planes, method, backward=False):
+def numbered_flow(sources, targets, method):
     """Flow between frames that are grey at 20 times their number: d^x is that of the frame it belongs to.
 
     Forward from 1 + frame, d^y = d^x / 2; backward from -1 - frame, so that no forward field is like it.
     """
-    numbers = np.rint(planes.mean(axis=(1, 2)) / 20)
-    assert np.array_equal(np.diff(numbers), np.ones(len(planes) - 1))
-    values = -1 - numbers[1:] if backward else 1 + numbers[:-1]
-    flow = np.empty((len(values), *planes.shape[1:], 2), np.float32)
+    numbers, others = (np.rint(frames.mean(axis=(1, 2)) / 20) for frames in (sources, targets))
+    backward = others[0] < numbers[0]
+    assert np.array_equal(others, numbers - 1 if backward else numbers + 1)
+    values = -1 - numbers if backward else 1 + numbers
+    flow = np.empty((*sources.shape, 2), np.float32)
     flow[..., 0], flow[..., 1] = values[:, None, None], values[:, None, None] / 2
     return flow
 
@@ -40,7 +41,7 @@ def numbered(tmp_path_factory):
         return (np.full((48, 60, 3), 20 * i, np.uint8) for i in range(count))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "compute_flow", numbered_flow)
+        patch.setattr(opencv_flow, "flow_of_pairs", numbered_flow)
         patch.setattr(stages, "iterate_frames", frames)
         settings = dataclasses.replace(SETTINGS, backward=True, bound_px=BOUND_PX, short_side=48)
         prepare.prepare(videos, folder / "records", settings, lambda *_: None)

@@ -55,7 +55,7 @@ MISTAKES = [
         ],
         "data.dct_planes=28: data.kind=jpeg_folders takes over all coefficients of the JPEGs; set it to 64",
     ),
-    ([T, "--config.flow.method=brox"], "flow.method='brox': choose one of tvl1"),
+    ([T, "--config.flow.method=brox"], "flow.method='brox': choose one of auto, tvl1"),
     ([T, "--config.flow.bound_px=0"], "flow.bound_px=0.0: give px above 0"),
     ([T, "--config.flow.bound_px=big"], "flow.bound_px='big': give px above 0"),
     ([T, "--config.model.name=resnet"], "model.name='resnet': choose one of cnn_m"),

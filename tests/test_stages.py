@@ -7,7 +7,7 @@ from tiny_clips import SETTINGS, listed, run, write_clip
 from input_pipeline import codecs, stages
 from input_pipeline.estimate import estimate
 from input_pipeline.quarantine import SetAside
-from input_pipeline.schema import UserError
+from input_pipeline.schema import FLOW_METHODS, UserError
 from input_pipeline.videos import read_video
 
 
@@ -63,7 +63,10 @@ def test_a_video_that_does_not_fit_is_set_aside(tmp_path, monkeypatch):
     ("change", "words"),
     [
         ({"short_side": 0}, "data.short_side: 0 px; give at least 1"),
-        ({"method": "brox"}, "flow.method: 'brox' is unknown; choose one of tvl1, dis, farneback, deepflow, none"),
+        (
+            {"method": "brox"},
+            f"flow.method: 'brox' is unknown; choose one of {', '.join(FLOW_METHODS)}",
+        ),
         ({"method": "none", "backward": True}, "flow.backward: True, but flow.method is none; turn one of them off"),
         ({"bound_px": 0.0}, "flow.bound_px: 0.0; give px per frame above 0, or 'video'"),
         ({"bound_px": float("nan")}, "flow.bound_px: nan; give px per frame above 0, or 'video'"),

@@ -144,7 +144,7 @@ def test_records_of_another_make_are_warned_of(second, tmp_path, capsys):
     flow = json.loads((Path(second.data.records) / "dataset.json").read_text())["flow"]
     second.data.records = other_records(second, tmp_path / "made", flow=flow | {"method": "tvl1"})
     plan(second)
-    assert "was made with flow {'method': 'tvl1'" in capsys.readouterr().out
+    assert "was made with flow.method tvl1; the net was trained on flow.method dis\n" in capsys.readouterr().out
 
 
 def test_nothing_is_planned_without_init_from(config):

@@ -160,7 +160,9 @@ def test_flow_of_two_versions_of_opencv_is_not_mixed(source, config, tmp_path):
     videos = (first, *ours.videos[1:])
     changed = dataclasses.replace(ours, videos=videos, checksum=checksum(ours.files, videos))
     (tmp_path / "dct" / "dataset.json").write_text(format_dataset(changed))
-    with pytest.raises(UserError, match=r"is by OpenCV .*, that of data.videos by 4.0.0; choose another data.records$"):
+    with pytest.raises(
+        UserError, match=r"is by OpenCV .*, that of data.videos by OpenCV 4.0.0; choose another data.records$"
+    ):
         prepare_records(config)
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tiny_clips import SETTINGS, hashes, run, tiny_list, verify_lines, write_clip
 
-from input_pipeline import dataset_file, prepare, shards, stages
+from input_pipeline import dataset_file, opencv_flow, prepare, shards, stages
 from input_pipeline.dataset_file import read_dataset
 from input_pipeline.schema import UserError
 from input_pipeline.store import Records
@@ -77,7 +77,7 @@ def test_a_flipped_byte_is_named_and_repaired(made, copy, folder, monkeypatch):
 
 def test_damage_to_the_frames_computes_no_flow(made, copy, monkeypatch):
     flip(record_file(copy, "rgb"))
-    monkeypatch.setattr(stages, "compute_flow", None)
+    monkeypatch.setattr(opencv_flow, "flow_of_pairs", None)
     assert "repaired" in check(made[1], copy)[-1]
 
 

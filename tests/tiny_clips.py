@@ -41,8 +41,9 @@ def tiny_list(folder, count=4):
     return listed(folder, names)
 
 
-def run(videos, records, settings=SETTINGS, **changes):
-    return prepare.prepare(videos, records, dataclasses.replace(settings, **changes), lambda *progress: None)
+def run(videos, records, settings=SETTINGS, device_flow=None, **changes):
+    settings = dataclasses.replace(settings, **changes)
+    return prepare.prepare(videos, records, settings, lambda *progress: None, device_flow=device_flow)
 
 
 def verify_lines(videos, records, settings):

@@ -166,7 +166,7 @@ def _check_type(key: str, value, wanted) -> None:
 def _check_choices(config, streams_of_models) -> None:
     _one_of("data.kind", config.data.kind, KINDS)
     _one_of("data.codec", config.data.codec, CODECS)
-    _one_of("flow.method", config.flow.method, FLOW_METHODS)
+    _one_of("flow.method", config.flow.method, ("auto", *FLOW_METHODS))
     _one_of("model.name", config.model.name, tuple(streams_of_models))
     _one_of("model.init", config.model.init, ("he", "caffe"))
     _one_of("train.dtype", config.train.dtype, DTYPES)

@@ -20,11 +20,11 @@ FREE_ON_RESUME = (
     "data.num_threads", "data.num_workers", "data.prepare_processes", "data.max_bad_fraction",
     "data.records", "data.videos", "data.splits", "data.split_file", "data.allow_missing",
     "data.frames", "data.jpeg_bound_px", "data.spare_field", "data.motions", "data.camera_pan_px",
-    "data.codec", "data.dct_planes",
+    "data.codec", "data.dct_planes", "flow.method", "flow.camera_compensation",
     "eval.frames", "eval.crops", "eval.subset", "eval.checkpoint", "eval.batch_size", "eval.validation_frames",
 )  # fmt: skip
 # What `FlowSettings.plain` leaves out.
-_FLOW_OF_JPEGS = {"flow.codec": "jpeg", "flow.dct_planes": 0}
+_FLOW_AT_FIRST = {"flow.codec": "jpeg", "flow.dct_planes": 0, "flow.camera_compensation": False, "flow.version": ""}
 # Where a task's records lie, that is.
 TASK_RECORDS = re.compile(r"tasks\..+\.records")
 
@@ -104,7 +104,7 @@ def _refuse_changed(before: dict, now: dict, keys: list[str], workdir) -> None:
 
 def check_same_records(stored: dict, wanted: dict, workdir, section: str, records) -> None:
     """Refuse to continue a run on other records than a task of it began with (`Task.facts`), naming what differs."""
-    before, now = _FLOW_OF_JPEGS | _flatten(stored), _FLOW_OF_JPEGS | _flatten(wanted)
+    before, now = _FLOW_AT_FIRST | _flatten(stored), _FLOW_AT_FIRST | _flatten(wanted)
     changed = [key for key in (before | now) if before.get(key) != now.get(key)]
     if changed:
         # A checksum says nothing to the eye: it is shown only where nothing else differs.
@@ -160,12 +160,19 @@ def check_unseen(trained: str, names: Iterable[str], subset: str, workdir, secti
 
 
 def records_differ(stored: dict, found: dict, records: str) -> list[str]:
-    """Return the lines that warn of records made otherwise than those a net was trained on (`Task.facts`)."""
-    lines = []
-    for key in ("short_side", "flow"):
-        if stored[key] != found[key]:
-            lines.append(f"warning: {records} was made with {key} {found[key]}, the net was trained on {stored[key]}")
-    return lines
+    """Return the line, if any, that warns of records made otherwise than those a net was trained on (`Task.facts`)."""
+    keys = ("short_side", "flow")
+    theirs, ours = (_flow_at_first(facts) | _flatten({key: facts[key] for key in keys}) for facts in (stored, found))
+    differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+    if not differing:
+        return []
+    here, there = (", ".join(f"{key} {_short(facts.get(key))}" for key in differing) for facts in (ours, theirs))
+    return [f"warning: {records} was made with {here}; the net was trained on {there}"]
+
+
+def _flow_at_first(facts: dict) -> dict:
+    """Return what `FlowSettings.plain` leaves out of the flow in these facts, if there is any."""
+    return _FLOW_AT_FIRST if facts["flow"] else {}
 
 
 def prepared_otherwise(config, facts: dict, records: str) -> list[str]:
@@ -173,7 +180,8 @@ def prepared_otherwise(config, facts: dict, records: str) -> list[str]:
     flow = facts["flow"] or {"method": "none", "bound_px": config.flow.bound_px}
     pairs = {
         "data.short_side": (config.data.short_side, facts["short_side"]),
-        "flow.method": (config.flow.method, flow["method"]),
+        "flow.method": (flow["method"] if config.flow.method == "auto" else config.flow.method, flow["method"]),
+        "flow.camera_compensation": (config.flow.camera_compensation, flow.get("camera_compensation", False)),
         "flow.bound_px": (config.flow.bound_px, flow["bound_px"]),
     }
     if config.data.kind == "jpeg_folders":

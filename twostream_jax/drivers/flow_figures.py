@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from input_pipeline.opencv_flow import compute_flow, grey
+from input_pipeline.opencv_flow import grey
 from input_pipeline.schema import UserError
 from input_pipeline.videos import iterate_frames
+from twostream_jax.drivers.device_flow import flow_between_frames, resolve
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.files import cannot_write
 from twostream_jax.preprocess import stack_flow, trajectory_stack
@@ -28,7 +29,7 @@ def draw_flow(config, video: Path, folder: Path, frame: int | None = None) -> li
     """
     check_values(config)
     _check_places(video, folder)
-    stack, side, method = config.input.stack, config.data.short_side, config.flow.method
+    stack, side, method = config.input.stack, config.data.short_side, resolve(config.flow.method)
     if method == "none":
         raise UserError("flow.method=none: names no flow; set --config.flow.method=dis, or another method")
     count = _count_frames(video, side)
@@ -48,7 +49,7 @@ def draw_flow(config, video: Path, folder: Path, frame: int | None = None) -> li
         raise UserError(f"--figures={cannot_write(folder, error)}") from error
     first = frame if frame is not None else liveliest(_motions(video, side, method, count), stack)
     frames = np.stack(list(islice(iterate_frames(video, side), first, first + stack + 1)))
-    fields = compute_flow(frames, method)
+    fields = flow_between_frames(frames, method)
     seen = motion(frames[:2], fields[0])
     box = most_moving_box(seen)
     of = f"of {count} (counted from 0) of {video.name}, {method} flow"
@@ -92,7 +93,7 @@ def _motions(video: Path, side: int, method: str, count: int) -> np.ndarray:
     with Progress("looking for the liveliest moment", "fields") as progress:
         for i, frames in enumerate(pairwise(iterate_frames(video, side))):
             pair = np.stack(frames)
-            motions[i] = motion(pair, compute_flow(pair, method)[0]).mean()
+            motions[i] = motion(pair, flow_between_frames(pair, method)[0]).mean()
             progress.update(i + 1, count - 1)
     return motions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from input_pipeline import dataset_file, synthetic
@@ -13,6 +14,7 @@ from input_pipeline.prepare import prepare, verify
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import VideoList, check_still
+from twostream_jax.drivers.device_flow import device_flow, flow_version, resolve
 from twostream_jax.drivers.setup import check_values
 from twostream_jax.run_log import Progress
 
@@ -33,15 +35,16 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     if videos.given:
         print(f"{videos.name}: takes over {videos.videos[0].source.describe()}")
     if not (records / dataset_file.DATASET_FILE).exists():
-        cost = estimate(videos, settings)
-        print(estimate_line(videos, cost))
+        cost = estimate(videos, settings, device_flow)
+        where = f"; flow on {device_flow(settings.method).where()}" if settings.on_device else ""
+        print(estimate_line(videos, cost) + where)
         check_room(records, cost)
     elif dry_run:
         print(dataset_line(config.data.records, dataset_file.read_dataset(records)))
     if dry_run:
         return None
     with Progress(f"prepare {records}", "videos") as progress:
-        dataset = prepare(videos, records, settings, progress.update, progress.say)
+        dataset = prepare(videos, records, settings, progress.update, progress.say, device_flow)
     print(dataset_line(config.data.records, dataset))
     return dataset
 
@@ -54,13 +57,14 @@ def verify_records(config) -> None:
     _check(config)
     records = Path(config.data.records)
     with Progress(f"verify {records}", "files") as progress:
-        verify(records, lambda: _videos_and_settings(config), progress.update, progress.say)
+        verify(records, partial(_videos_and_settings, config), progress.update, progress.say, device_flow)
 
 
 def _videos_and_settings(config) -> tuple[VideoList, PrepareSettings]:
     videos = list_config_videos(config)
     check_still(videos, config.flow.method)
-    return videos, prepare_settings(config, videos)
+    method = config.flow.method if videos.given else resolve(config.flow.method, Path(config.data.records))
+    return videos, prepare_settings(config, videos, method)
 
 
 def _check(config) -> None:
@@ -69,25 +73,34 @@ def _check(config) -> None:
         raise UserError("data.records is empty: name the folder that is to hold the records")
 
 
-def prepare_settings(config, videos: VideoList) -> PrepareSettings:
-    """Return the settings of a config for these videos; how flow that is given was made is not the config's to say."""
+def prepare_settings(config, videos: VideoList, method: str) -> PrepareSettings:
+    """Return the settings of a config for these videos, flow computed by `method`.
+
+    How flow that is given was made is not the config's to say.
+    """
     settings = PrepareSettings(
         short_side=config.data.short_side,
-        method=config.flow.method,
+        method=method,
         bound_px=config.flow.bound_px,
         backward=config.flow.backward,
         max_bad_fraction=config.data.max_bad_fraction,
         processes=config.data.prepare_processes,
         codec=config.data.codec,
         dct_planes=config.data.dct_planes,
+        camera_compensation=config.flow.camera_compensation,
+        flow_version=flow_version(method),
     )
     if not videos.given:
         return settings
     if videos.flow:
-        made = {"method": videos.flow.method, "bound_px": videos.flow.bound_px, "backward": videos.flow.backward}
-        return replace(settings, given=videos.given, opencv_version=videos.flow.opencv_version, dct_planes=64, **made)
+        flow = videos.flow
+        made = {"method": flow.method, "bound_px": flow.bound_px, "backward": flow.backward}
+        made |= {"camera_compensation": flow.camera_compensation}
+        made |= {"made_by_opencv": flow.opencv_version, "flow_version": flow.version}
+        return replace(settings, given=videos.given, dct_planes=64, **made)
     method, bound_px = ("given" if "flow" in videos.given else "none"), config.data.jpeg_bound_px
-    return replace(settings, given=videos.given, method=method, bound_px=bound_px)
+    given = {"method": method, "bound_px": bound_px, "camera_compensation": False, "flow_version": ""}
+    return replace(settings, given=videos.given, **given)
 
 
 def list_config_videos(config) -> VideoList:
@@ -127,5 +140,9 @@ def dataset_line(records: str, dataset: Dataset) -> str:
         method = "taken over" if dataset.flow.method == "given" else dataset.flow.method
         form = ", DCT" if dataset.flow.codec == "dct" else ""
         holds.append(f"{counts['pairs']} flow pairs ({method}{form})")
+        if dataset.flow_facts:
+            facts, bound = dataset.flow_facts, dataset.flow.bound_px
+            holds[-1] += f", {facts.mean_px:.2g} px long on average"
+            holds[-1] += "" if bound == "video" else f", {100 * facts.clipped:.2g} % clipped at {bound:g} px"
     bad = f", {counts['quarantined']} set aside (see {records}/quarantine.jsonl)" if counts["quarantined"] else ""
     return f"{records}: {', '.join(holds)}, {size_words(counts['bytes'] / 1e9)}{bad}"

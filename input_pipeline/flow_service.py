@@ -1,0 +1,106 @@
+"""Flow for worker processes, computed by the process that started them: it alone holds the accelerator.
+
+Each worker has a connection of its own: a request goes one way, its fields come back. A worker that dies takes its
+connection with it and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial as bind
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
+
+import numpy as np
+
+from input_pipeline.fields import FlowFailed, StartFlow
+from input_pipeline.schema import first_line
+
+
+@dataclass(frozen=True)
+class RemoteFlow:
+    """A `StartFlow` that can be sent to a worker process; one request at a time."""
+
+    address: str
+    key: bytes
+
+    def __call__(self, sources: np.ndarray, targets: np.ndarray, both: bool) -> Callable[[], tuple[np.ndarray, ...]]:
+        connection = _connected(self.address, self.key)
+        connection.send_bytes(json.dumps({"shape": sources.shape, "both": both}).encode())
+        for frames in (sources, targets):
+            _send(connection, frames)
+        return bind(_receive, connection, (*sources.shape[:3], 2), 2 if both else 1)
+
+
+# One connection a process, which lasts as long as it.
+@functools.cache
+def _connected(address: str, key: bytes) -> Connection:
+    return Client(address, authkey=key)
+
+
+def _receive(connection: Connection, shape: tuple[int, ...], directions: int) -> tuple[np.ndarray, ...]:
+    try:
+        failure = connection.recv_bytes().decode()
+    except EOFError:
+        failure = "its process is gone"
+    if failure:
+        raise FlowFailed(failure)
+    return tuple(_received(connection, shape, np.float32) for _ in range(directions))
+
+
+def _send(connection: Connection, array: np.ndarray) -> None:
+    # As bytes: of an array with several axes the connection would take the first one's length for the whole's.
+    connection.send_bytes(memoryview(np.ascontiguousarray(array)).cast("B"))
+
+
+def _received(connection: Connection, shape: tuple[int, ...], dtype) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    connection.recv_bytes_into(memoryview(array).cast("B"))
+    return array
+
+
+@contextlib.contextmanager
+def serving(start_flow: StartFlow) -> Iterator[RemoteFlow]:
+    """Yield what makes worker processes' requests come to `start_flow`, which several threads call at once."""
+    key = os.urandom(32)
+    with Listener(authkey=key) as listener:
+        stopping = threading.Event()
+        threading.Thread(target=_accept, args=(listener, start_flow, stopping), daemon=True).start()
+        try:
+            yield RemoteFlow(listener.address, key)
+        finally:
+            stopping.set()
+            # Closing a listener does not wake who waits at it.
+            with contextlib.suppress(OSError, EOFError, AuthenticationError):
+                Client(listener.address, authkey=key).close()
+
+
+def _accept(listener: Listener, start_flow: StartFlow, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        # A worker that is killed while it says who it is concerns nobody else.
+        with contextlib.suppress(OSError, EOFError, AuthenticationError):
+            connection = listener.accept()
+            threading.Thread(target=_serve, args=(connection, start_flow), daemon=True).start()
+
+
+def _serve(connection: Connection, start_flow: StartFlow) -> None:
+    """Answer one worker's requests until it leaves."""
+    with connection, contextlib.suppress(OSError, EOFError):
+        while True:
+            request = json.loads(connection.recv_bytes())
+            frames = [_received(connection, tuple(request["shape"]), np.uint8) for _ in range(2)]
+            try:
+                fields = start_flow(*frames, request["both"])()
+            # Told to the worker, whose job fails by it: whatever a device may raise.
+            except Exception as error:
+                connection.send_bytes((first_line(error) or "?").encode())
+                continue
+            connection.send_bytes(b"")
+            for flow in fields:
+                _send(connection, flow)
