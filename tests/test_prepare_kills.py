@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tiny_clips import SETTINGS, hashes, listed, run, write_clip
 
+from twostream_jax.drivers.device_flow import device_flow
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 CLIPS = 12
@@ -23,9 +25,10 @@ from tiny_clips import SETTINGS
 from input_pipeline import prepare, shards
 shards.SHARD_BYTES = 30_000
 if __name__ == "__main__":
-    settings = dataclasses.replace(SETTINGS, processes=2, method="tvl1", codec=sys.argv[2])
+    from twostream_jax.drivers.device_flow import device_flow
+    settings = dataclasses.replace(SETTINGS, processes=2, method=sys.argv[2], codec=sys.argv[3])
     folder = pathlib.Path(sys.argv[1])
-    prepare.prepare(clips(pathlib.Path({videos!r})), folder, settings, lambda *progress: None)
+    prepare.prepare(clips(pathlib.Path({videos!r})), folder, settings, lambda *progress: None, device_flow=device_flow)
 """
 
 
@@ -38,19 +41,27 @@ def clips(folder):
     return listed(folder, names)
 
 
-@pytest.mark.parametrize("codec", ["jpeg", pytest.param("dct", marks=pytest.mark.slow)])
-def test_killed_at_random_moments(codec, tmp_path, request, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "codec"),
+    [
+        ("tvl1", "jpeg"),
+        pytest.param("tvl1", "dct", marks=pytest.mark.slow),
+        pytest.param("jax_tvl1", "jpeg", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_random_moments(method, codec, tmp_path, request, monkeypatch):
     wanted = request.config.getoption("--kills")
     monkeypatch.setattr("input_pipeline.shards.SHARD_BYTES", 30_000)
     videos = clips(tmp_path / "v")
-    run(videos, tmp_path / "whole", dataclasses.replace(SETTINGS, method="tvl1", codec=codec))
+    run(videos, tmp_path / "whole", dataclasses.replace(SETTINGS, method=method, codec=codec), device_flow)
     whole = hashes(tmp_path / "whole")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(REPOSITORY / "tests"), videos=str(tmp_path / "v")))
 
     def start(folder):
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        command = [sys.executable, str(script), str(folder), codec]
+        # As a user's: one device.
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": ""}
+        command = [sys.executable, str(script), str(folder), method, codec]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
     begun = time.monotonic()
