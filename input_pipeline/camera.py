@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -41,9 +42,10 @@ class Camera:
         wait: Callable[[float], None] = time.sleep,
     ):
         """Raises UserError naming the camera where there is none or it gives no frame. `seconds`: None never ends."""
-        self._sides, self._hop_s, self._lead, self._seconds = tuple(short_sides), hop_s, lead, seconds
+        self._hop_s, self._lead, self._seconds = hop_s, lead, seconds
         self._clock, self._wait = clock, wait
         self._capture, self._first = _open(source)
+        self._size_of = {side: stored_size(*self._first.shape[:2], side) for side in short_sides}
         self.rate = usable_rate(self._capture.get(cv2.CAP_PROP_FPS))  # frames per second
         self._paced = os.path.isfile(source)
         self.dropped = 0  # frames
@@ -65,6 +67,10 @@ class Camera:
             if moment is not None:
                 yield moment
 
+    def first(self) -> Moment:
+        """Return what was seen when it was opened."""
+        return self._moment(self._first, 0.0)
+
     def close(self) -> None:
         """End the reading and let the camera go."""
         self._ended = True
@@ -77,13 +83,14 @@ class Camera:
             self._capture.release()
 
     def _read(self) -> None:
-        size_of = {side: stored_size(*self._first.shape[:2], side) for side in self._sides}
-        begun, number, frame = self._clock(), 0, self._first
+        # Since a camera was opened time has passed, a file has waited.
+        frame = self._first if self._paced else _next(self._capture)
+        begun, number = self._clock(), 0
         while frame is not None and not self._ended:
             arrival_s = self._clock() - begun
             if self._seconds is not None and arrival_s >= self._seconds:
                 break
-            self._put(Moment(arrival_s, arrival_s, {side: to_stored(frame, *size_of[side]) for side in self._sides}))
+            self._put(self._moment(frame, arrival_s))
             number += 1
             if self._paced:
                 self._wait(max(0.0, begun + number / self.rate - self._clock()))
@@ -92,6 +99,9 @@ class Camera:
             self._ended = True
             self._changed.notify()
 
+    def _moment(self, frame: np.ndarray, arrival_s: float) -> Moment:
+        return Moment(arrival_s, arrival_s, {side: to_stored(frame, *size) for side, size in self._size_of.items()})
+
     def _put(self, moment: Moment) -> None:
         with self._changed:
             self._queue.append(moment)
@@ -99,8 +109,7 @@ class Camera:
             while len(self._queue) > self._lead + 2 and self._spans(moment.end_s):
                 self._queue.popleft()
                 self.dropped += 1
-                first = self._queue[0]
-                self._queue[0] = Moment(first.start_s, first.end_s, first.frames, follows=False)
+                self._queue[0] = replace(self._queue[0], follows=False)
             self._changed.notify()
 
     def _spans(self, end_s: float) -> bool:

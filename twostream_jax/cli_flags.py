@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from absl import flags
 
@@ -67,6 +68,8 @@ def check_predict(values: flags.FlagValues) -> None:
         raise UserError("--mode=predict needs --video=FILE, or --camera=0")
     if values.video and values.camera:
         raise UserError(f"--video={values.video} and --camera={values.camera}: give one of them")
+    if values.annotate and values.video and Path(values.annotate).resolve() == Path(values.video).resolve():
+        raise UserError(f"--annotate={values.annotate}: is --video itself; give another name")
     window, seconds = values.window, values.seconds
     if window is not None and not (math.isfinite(window) and window >= 0):
         raise UserError(f"--window={window:g}: give the seconds that an answer is about, or 0 for the whole video")

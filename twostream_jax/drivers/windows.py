@@ -61,6 +61,8 @@ def predict_camera(
     stop = StopSignals()
     try:
         watch = _Watch(loaded, source, window_s, annotation, f"--camera={name}")
+        # Compiled before the first frame is waited for, since what arrives meanwhile would be dropped.
+        watch.score(Hop((source.first(),) * (lead + 2), 2))
         watch.run(source.moments(lambda: bool(stop.wanted)), stop)
     finally:
         source.close()
@@ -137,10 +139,15 @@ class _Watch:
         note = f"{times:.2f} times real time"
         return f"{note}, {self._source.dropped} frames dropped" if isinstance(self._source, Camera) else note
 
+    def score(self, hop: Hop) -> list[Heads]:
+        """Return the scores of a hop by each run."""
+        with tempfile.TemporaryDirectory(prefix="hop") as folder:
+            return self._score_all(hop, {}, Path(folder))
+
     def _answer(self, hop: Hop) -> None:
         with tempfile.TemporaryDirectory(prefix="hop") as folder:
             records: dict = {}
-            by_run = [self._score(run, hop, records, Path(folder)) for run in self._loaded]
+            by_run = self._score_all(hop, records, Path(folder))
             anchors = max(1, hop.new - self._lead * hop.begins)
             self._scored.append(_Scored(hop.start_s, hop.end_s, anchors, by_run))
             # By half a hop, since those of a camera are not all of one length.
@@ -156,17 +163,18 @@ class _Watch:
                 times = [moment.start_s for moment in hop.moments[-hop.new :]]
                 self._annotation.draw(drawn, hop.new, times, answer, heading=heading)
 
-    def _score(self, run: LoadedRun, hop: Hop, records: dict, folder: Path) -> Heads:
-        """Return a run's scores of a hop; `records` has those by (settings, frames before) that are made, and gets more."""
-        own: dict = {}
-        for settings in run.settings:
-            key = settings, run.lead
-            if key not in records:
-                seen = hop.with_lead(run.lead)
-                video = Video("video", Path(self._name), 0, "video", {"1": "test"}, seen)
-                records[key] = one_video(video, settings, folder / str(len(records)), self._asked)
-            own[settings] = records[key]
-        return run.score(own, self._positions)
+    def _score_all(self, hop: Hop, records: dict, folder: Path) -> list[Heads]:
+        """Return what `score` does; puts the records by (settings, frames before) into `records`, made in `folder`."""
+        by_run = []
+        for run in self._loaded:
+            keys = {settings: (settings, run.lead) for settings in run.settings}
+            for settings, key in keys.items():
+                if key not in records:
+                    seen = hop.with_lead(run.lead)
+                    video = Video("video", Path(self._name), 0, "video", {"1": "test"}, seen)
+                    records[key] = one_video(video, settings, folder / str(len(records)), self._asked)
+            by_run.append(run.score({settings: records[key] for settings, key in keys.items()}, self._positions))
+        return by_run
 
     def _means(self) -> list[Heads]:
         """Return the mean scores of the window's hops by each run."""

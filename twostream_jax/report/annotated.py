@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox, IdentityTransform
 
 from twostream_jax.report.flow_colour import colour_wheel, flow_to_colour
 from twostream_jax.report.lettering import drawable, families, readable
@@ -17,7 +19,8 @@ from twostream_jax.report.pictures import COLOURS, INK
 # px. Frames smaller than that are shown at a whole multiple of their size, each pixel as a square.
 SMALLEST_SIDE = 240
 GAP, MARGIN = 4, 6
-COLUMN, TITLE, LINE = 180, 20, 22  # least width of a column of classes; heights of its title and of a class
+COLUMN, TITLE, LINE = 150, 20, 22  # least width of a column of classes; heights of its title and of a class
+NUMBERS = 48  # of a column's width, for the percentages
 TOP = 3  # classes
 # A grey frame stands where there is no flow.
 NO_FLOW = 200
@@ -84,8 +87,7 @@ def wheel_legend(rim: float, side: int) -> np.ndarray:
     caption = 16
     figure = _figure(max(len(wheel), 64) + 8, len(wheel) + caption + 8)
     figure.patch.set_alpha(0.75)
-    text = f"rim {rim:.2g} px"
-    figure.text(0.5, 4 / (len(wheel) + caption + 8), text, fontsize=_points(11), color=INK, ha="center", va="bottom")
+    _text(figure, figure.bbox.width / 2, 4 + caption / 2, f"rim {rim:.2g} px", 11, ha="center")
     drawn = _drawn(figure)
     left = (drawn.shape[1] - len(wheel)) // 2
     inside = wheel[..., 3:] > 0
@@ -107,34 +109,36 @@ def label_panel(columns: Sequence[Column], width: int, heading: str = "") -> np.
     height = above + down * block + MARGIN
     figure = _figure(width, height)
     if heading:
-        figure.text(MARGIN / width, 1 - 4 / height, drawable(heading), fontsize=_points(11), color=INK, va="top")
+        _text(figure, MARGIN, height - above / 2, drawable(heading), 11)
+    wide = width // across
     for number, (column, colour) in enumerate(zip(columns, COLOURS * len(columns), strict=False)):
         row, place = divmod(number, across)
-        wide = width / across
-        bottom = height - above - (row + 1) * block
-        box = ((place * wide + MARGIN) / width, bottom / height, (wide - 2 * MARGIN) / width, block / height)
-        _column(figure, box, wide - 2 * MARGIN, column, colour)
+        _column(figure, place * wide + MARGIN, height - above - row * block, wide - 2 * MARGIN, column, colour)
     return _drawn(figure)[..., :3]
 
 
-def _column(figure: Figure, box: tuple, width: float, column: Column, colour: str) -> None:
-    """Draw a column in px of its own, y down."""
+def _column(figure: Figure, left: int, top: int, width: int, column: Column, colour: str) -> None:
+    """Draw a column below `top`, px from the lower left corner as matplotlib counts; axes would take four times as long."""
     title, classes = column
-    axes = figure.add_axes(box)
-    axes.set_axis_off()
-    axes.set_xlim(0, width)
-    axes.set_ylim(TITLE + TOP * LINE + MARGIN, 0)
-    look = {"color": INK, "va": "center", "clip_on": True}
-    axes.text(0, TITLE / 2, drawable(title), fontsize=_points(12), weight="bold", **look)
-    numbers = 44
+    _text(figure, left, top - TITLE / 2, drawable(title), 12, weight="bold", within=width)
+    bars = width - NUMBERS
     for row, (name, probability) in enumerate(classes[:TOP]):
-        middle = TITLE + (row + 0.5) * LINE
-        axes.barh(middle, (width - numbers) * probability, height=LINE - 4, color=colour, alpha=0.45)
-        axes.text(4, middle, readable(name), fontsize=_points(12), **look)
-        # White below, as a long name may reach it.
-        paper = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        percent = f"{100 * probability:.0f} %".rjust(5)
-        axes.text(width, middle, percent, fontsize=_points(12), ha="right", bbox=paper, **look)
+        middle = top - TITLE - (row + 0.5) * LINE
+        corner, size = (left, middle - LINE / 2 + 2), (bars * probability, LINE - 4)
+        bar = Rectangle(corner, *size, color=colour, alpha=0.45, linewidth=0, transform=IdentityTransform())
+        figure.add_artist(bar)
+        _text(figure, left + 4, middle, readable(name), 12, within=bars - 8)
+        _text(figure, left + width, middle, f"{100 * probability:.0f} %", 12, ha="right")
+
+
+def _text(figure: Figure, x: float, y: float, text: str, px: float, *, within: float | None = None, **look) -> None:
+    """Write a text around the height y, cut after `within` px."""
+    written = figure.text(
+        x, y, text, transform=IdentityTransform(), fontsize=_points(px), color=INK, va="center", **look
+    )
+    if within is not None:
+        written.set_clip_on(True)
+        written.set_clip_box(Bbox.from_bounds(x, y - LINE, within, 2 * LINE))
 
 
 def _figure(width: int, height: int) -> Figure:
