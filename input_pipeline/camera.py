@@ -113,7 +113,7 @@ class Camera:
             self._changed.notify()
 
     def _spans(self, end_s: float) -> bool:
-        return end_s - self._queue[self._lead + 1].start_s > self._hop_s
+        return end_s - self._queue[self._lead + 1].start_s >= self._hop_s - 1e-6
 
 
 def _open(source: str) -> tuple[cv2.VideoCapture, np.ndarray]:

@@ -136,7 +136,8 @@ class Annotation:
         if self._writer is None:
             height, width = picture.shape[:2]
             code = cv2.VideoWriter_fourcc(*self._codec)
-            self._writer = cv2.VideoWriter(str(self._aside), cv2.CAP_FFMPEG, code, self._rate, (width, height))
+            with quiet_opencv():
+                self._writer = cv2.VideoWriter(str(self._aside), cv2.CAP_FFMPEG, code, self._rate, (width, height))
             if not self._writer.isOpened():
                 raise UserError(
                     f"--annotate={self.path}: OpenCV writes no {width}x{height} px at {self._rate} per second"
