@@ -7,14 +7,14 @@ import math
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from input_pipeline.camera import Camera
-from input_pipeline.moments import Hop, VideoFile, cut_hops
+from input_pipeline.moments import Hop, Moment, VideoFile, cut_hops
 from input_pipeline.schema import UserError
 from input_pipeline.video_list import Video
 from twostream_jax.drivers.annotate import Annotation
@@ -39,11 +39,18 @@ def predict_video(runs: list[tuple[object, Path]], video: Path, window_s: float,
         raise UserError(f"--video={error}") from error
     stop = StopSignals()
     try:
-        _Watch(loaded, source, window_s, annotation, asked).run(source.moments(), stop)
+        _Watch(loaded, source, window_s, annotation, asked).run(_naming_file(source.moments()), stop)
     finally:
         stop.restore()
     if stop.wanted:
         raise KeyboardInterrupt
+
+
+def _naming_file(moments: Iterable[Moment]) -> Iterator[Moment]:
+    try:
+        yield from moments
+    except UserError as error:
+        raise UserError(f"--video={error}") from error
 
 
 def predict_camera(
@@ -108,7 +115,7 @@ class _Watch:
         self._positions = math.ceil(loaded[0].config.eval.frames / HOPS)
         self._scored: deque[_Scored] = deque()
 
-    def run(self, moments, stop: StopSignals) -> None:
+    def run(self, moments: Iterable[Moment], stop: StopSignals) -> None:
         """Answer for every hop of the moments, until there are no more or a stop is wanted."""
         if self._annotation is None:
             self._answer_all(moments, stop)
@@ -117,7 +124,7 @@ class _Watch:
             self._answer_all(moments, stop)
             self._annotation.finish()
 
-    def _answer_all(self, moments, stop: StopSignals) -> None:
+    def _answer_all(self, moments: Iterable[Moment], stop: StopSignals) -> None:
         done, note = 0, ""
         with Progress(f"predict {self._name}", "frames") as progress:
             progress.update(0, self._total(1))
@@ -150,9 +157,9 @@ class _Watch:
             by_run = self._score_all(hop, records, Path(folder))
             anchors = max(1, hop.new - self._lead * hop.begins)
             self._scored.append(_Scored(hop.start_s, hop.end_s, anchors, by_run))
-            # By half a hop, since those of a camera are not all of one length.
+            # Those that are in it by more than half a hop, since not all are of one length.
             since = hop.end_s - self._window_s * (1 - 0.5 / HOPS)
-            while self._scored[0].end_s < since and len(self._scored) > 1:
+            while self._scored[0].end_s <= since + 1e-6 and len(self._scored) > 1:
                 self._scored.popleft()
             span = {"start_s": round(self._scored[0].start_s, 3), "end_s": round(hop.end_s, 3)}
             answer = describe(self._loaded, self._means())
