@@ -34,6 +34,7 @@ class Hop:
 
     moments: tuple[Moment, ...]
     new: int
+    lost: int = 0  # frames before it that came too few for a hop between two gaps
 
     @property
     def end_s(self) -> float:
@@ -76,13 +77,14 @@ def cut_hops(moments: Iterable[Moment], hop_s: float, lead: int) -> Iterator[Hop
 
     A hop has the `lead` frames before its new ones too, which stacks of flow that end in the new ones begin with. The
     first one has `lead` frames more that are new, so that all hops have as many frames. Where frames are missing the
-    next hop begins anew in that way. (Frames go missing while a hop is scored, so that none is lost half-gathered.) At the
-    end what is too short for a single whole stack is left out, unless there has been nothing else.
+    next hop begins anew in that way. At the end what is too short for a single whole stack is left out, unless there has
+    been nothing else.
     """
     gathered: list[Moment] = []
-    new, due_s, any_hop = 0, None, False
+    new, lost, due_s, any_hop = 0, 0, None, False
     for moment in moments:
         if not moment.follows:
+            lost += new
             gathered, new, due_s = [], 0, None
         gathered.append(moment)
         new += 1
@@ -91,12 +93,12 @@ def cut_hops(moments: Iterable[Moment], hop_s: float, lead: int) -> Iterator[Hop
         # Rates such as 29.97 make hops end within the rounding of a frame's end.
         if due_s is None or moment.end_s < due_s - 1e-6:
             continue
-        yield Hop(tuple(gathered), new)
-        gathered, new, any_hop = gathered[len(gathered) - lead :], 0, True
+        yield Hop(tuple(gathered), new, lost)
+        gathered, new, lost, any_hop = gathered[len(gathered) - lead :], 0, 0, True
         while due_s <= moment.end_s + 1e-6:
             due_s += hop_s
     if new and (len(gathered) > lead or not any_hop):
-        yield Hop(tuple(gathered), new)
+        yield Hop(tuple(gathered), new, lost)
 
 
 class VideoFile:

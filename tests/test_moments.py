@@ -66,7 +66,10 @@ def test_what_is_too_short_for_a_stack_is_scored_only_if_there_is_nothing_else()
 def test_after_a_gap_a_hop_begins_anew():
     hops = list(cut_hops(moments(24, 10.0, missing={12}), 0.5, 2))
     assert [numbers(hop) for hop in hops] == [[*range(7)], [*range(5, 12)], [*range(12, 19)], [*range(17, 24)]]
-    assert [hop.begins for hop in hops] == [True, False, True, False]
+    assert [hop.begins for hop in hops] == [True, False, True, False] and not any(hop.lost for hop in hops)
+    # Three new frames and then two gaps: they are never of a hop.
+    hops = list(cut_hops(moments(30, 10.0, missing={10, 12}), 0.5, 2))
+    assert [numbers(hop) for hop in hops][:2] == [[*range(7)], [*range(12, 19)]] and hops[1].lost == 5
 
 
 def test_hops_hold_two_hops_frames_at_most():

@@ -97,8 +97,10 @@ class _Watch:
     nets were trained on, in a folder that is gone before the next hop. Each run scores ceil(`eval.frames` / 4) positions of
     a hop, spread evenly over the anchors that no hop before had, and an answer is the mean over the hops of the last
     window, each weighing as its anchors: so a window has `eval.frames` positions, spread as over a whole video but for
-    the steps between hops. Of a hop of F new frames and stacks of L fields, F + L - 1 fields are computed: L - 1 of them,
-    those between the frames that it shares with the hop before, for the second time.
+    the steps between hops. The first hop has the frames that lead in besides, and windows with it are longer by these.
+
+    Of a hop of F new frames and stacks of L fields, F + L - 1 fields are computed: L - 1 of them, those between the frames
+    that it shares with the hop before, for the second time.
     """
 
     def __init__(
@@ -125,13 +127,13 @@ class _Watch:
             self._annotation.finish()
 
     def _answer_all(self, moments: Iterable[Moment], stop: StopSignals) -> None:
-        done, note = 0, ""
+        done, lost, note = 0, 0, ""
         with Progress(f"predict {self._name}", "frames") as progress:
             progress.update(0, self._total(1))
             for hop in cut_hops(moments, self._window_s / HOPS, self._lead):
                 self._answer(hop)
-                done += hop.new
-                note = self._note(hop.end_s / progress.seconds)
+                done, lost = done + hop.new, lost + hop.lost
+                note = self._note(hop.end_s / progress.seconds, lost)
                 progress.update(done, self._total(done), note)
                 if stop.wanted:
                     break
@@ -142,9 +144,9 @@ class _Watch:
         # A container's word for it may be too small.
         return max(self._source.total, done) if self._source.total else None
 
-    def _note(self, times: float) -> str:
+    def _note(self, times: float, lost: int) -> str:
         note = f"{times:.2f} times real time"
-        return f"{note}, {self._source.dropped} frames dropped" if isinstance(self._source, Camera) else note
+        return f"{note}, {self._source.dropped + lost} frames dropped" if isinstance(self._source, Camera) else note
 
     def score(self, hop: Hop) -> list[Heads]:
         """Return the scores of a hop by each run."""
