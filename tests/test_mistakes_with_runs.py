@@ -86,6 +86,20 @@ WITH_A_RUN = [
     ),
     (["--mode=predict", "--video={text}", "--runs={run}"], "--video={text}: cannot be opened as a video"),
     (["--mode=predict", "--video={clip}.gone", "--runs={run}"], "there is no such file"),
+    (["--mode=predict", "--video={clip}", "--runs={run}", "--annotate=a.avi"], "--annotate=a.avi: must be a .mp4 in a"),
+    (["--mode=predict", "--video={clip}", "--runs={run}", "--annotate={here}/no/a.mp4"], "must be a .mp4 in a folder"),
+    (
+        ["--mode=predict", "--video={clip}", "--runs={run}", "--annotate={run}", "--window=2"],
+        "--annotate={run}: must be a .mp4",
+    ),
+    (["--mode=predict", "--video={text}", "--runs={run}", "--window=2"], "--video={text}: cannot be opened as a video"),
+    (["--mode=predict", "--video={here}", "--runs={run}", "--window=2"], "--video={here}: is a folder; give one file"),
+    (["--mode=predict", "--camera={here}/none", "--runs={run}"], "--camera={here}/none: there is no such camera, or"),
+    (
+        ["--mode=predict", "--camera={text}", "--runs={run}"],
+        "--camera={text}: there is no such camera, or it is in use",
+    ),
+    (["--mode=predict", "--camera=0", "--runs={run}", "--annotate=a.gif"], "--annotate=a.gif: must be a .mp4"),
     # Inspect.
     (
         ["--mode=inspect", "--workdir={run}", "--config.eval.checkpoint=3"],

@@ -101,6 +101,19 @@ def test_progress_shows_rate_and_time_left():
     assert stream.getvalue() == "train: 220/1000 steps, 2.0 steps/s, 6:30 left  loss 1.5\n"
 
 
+def test_progress_of_what_has_no_end_shows_the_rate_alone():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress("predict 0", "frames", clock, stream)
+    progress.update(0, None)
+    for clock.now in (10.0, 40.0, 50.0, 80.0):
+        progress.update(25 * int(clock.now), None, "0 dropped")
+    assert stream.getvalue().splitlines() == [
+        "predict 0: 1000 frames, 25.0 frames/s  0 dropped",
+        "predict 0: 2000 frames, 25.0 frames/s  0 dropped",
+    ]
+    assert progress.seconds == 80.0
+
+
 def test_progress_off_a_terminal_is_a_line_every_half_minute_and_the_end():
     clock, stream = Clock(), io.StringIO()
     progress = Progress("prepare", "videos", clock, stream)

@@ -13,35 +13,14 @@ from absl import flags
 
 from input_pipeline.schema import UserError, first_line, one_line
 from twostream_jax import cli_config, validate
+from twostream_jax.cli_flags import MODES, USAGE, check_predict, define_flags
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 from twostream_jax.xla_settings import heed_deterministic, keep_compiled_programs
 
-# Each mode, and the flags that it takes beside --mode, --config, --workdir and --config.section.key.
-MODES = {
-    "demo": (),
-    "prepare": ("dry_run", "verify"),
-    "train": ("coordinator", "num_processes", "process_id"),
-    "eval": ("coordinator", "num_processes", "process_id"),
-    "fuse": ("scores", "train_scores"),
-    "table": ("table",),
-    "bench": ("bench",),
-    "predict": ("video", "runs"),
-    "inspect": ("json", "filters", "video", "figures", "frame"),
-}
 # Those that go on where they were stopped.
 RESUMED = ("train", "prepare", "demo", "table")
 # Those that run nets.
 COMPUTING = ("demo", "train", "eval", "table", "predict")
-
-USAGE = """usage: python run.py [--mode=M] [--config=configs/X.py] [--workdir=DIR] [--config.section.key=value ...]
-
-  modes: demo (default without --config), train (default with it, or with the --workdir of a run),
-         prepare [--dry_run | --verify], eval,
-         fuse --scores=a.npz,b.npz [--train_scores=a.npz,b.npz], table --table=2014-1b, bench --bench=step,
-         predict --video=FILE [--runs=DIR,DIR],
-         inspect [--json] [--filters=FILE.png], inspect --video=FILE --figures=DIR [--frame=N]
-  several processes: --coordinator=HOST:PORT --num_processes=N --process_id=I
-  README.md shows each at work; configs/base.py lists every key with its unit."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -70,29 +49,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _define_flags() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_string("mode", "", ", ".join(MODES), flag_values=values)
-    flags.DEFINE_string("config", "", "an experiment's file", flag_values=values)
-    flags.DEFINE_string("workdir", "", "folder of the run", flag_values=values)
-    flags.DEFINE_boolean("dry_run", False, "prepare: print the cost and stop", flag_values=values)
-    flags.DEFINE_boolean("verify", False, "prepare: check the records and repair them", flag_values=values)
-    flags.DEFINE_list("scores", [], "fuse: score files of the streams", flag_values=values)
-    flags.DEFINE_list("train_scores", [], "fuse: score files of the training videos", flag_values=values)
-    flags.DEFINE_string("table", "", "table: which of the paper's", flag_values=values)
-    flags.DEFINE_list("bench", [], "bench: what to measure", flag_values=values)
-    flags.DEFINE_string("video", "", "predict, inspect: the video file", flag_values=values)
-    flags.DEFINE_list("runs", [], "predict: workdirs", flag_values=values)
-    flags.DEFINE_boolean("json", False, "inspect: print JSON", flag_values=values)
-    flags.DEFINE_string("filters", "", "inspect: PNG of the first layer's filters", flag_values=values)
-    flags.DEFINE_string("figures", "", "inspect: folder for pictures of the flow in --video", flag_values=values)
-    flags.DEFINE_integer("frame", None, "inspect: first frame of these pictures, from 0", flag_values=values)
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0", flag_values=values)
-    flags.DEFINE_integer("num_processes", 0, "how many processes", flag_values=values)
-    flags.DEFINE_integer("process_id", 0, "this one's number", flag_values=values)
-    return values
-
-
 def _mode(values: flags.FlagValues) -> str:
     """Return the mode that is asked for, or the one that stands for none."""
     continues = values.workdir and (Path(values.workdir) / "config.json").is_file()
@@ -101,13 +57,13 @@ def _mode(values: flags.FlagValues) -> str:
 
 def _mode_of(arguments: list[str]) -> str:
     """Return the mode of a command line that has been read before."""
-    values = _define_flags()
+    values = define_flags()
     values(["run.py", *arguments], known_only=True)
     return _mode(values)
 
 
 def _run(arguments: list[str]) -> None:
-    values = _define_flags()
+    values = define_flags()
     try:
         rest = values(["run.py", *arguments], known_only=True)[1:]
     except flags.Error as error:
@@ -249,14 +205,23 @@ def _bench(values, rest) -> None:
 
 
 def _predict(values, rest) -> None:
-    from twostream_jax.drivers.predict import predict
-
-    if not values.video:
-        raise UserError("--mode=predict needs --video=FILE")
+    check_predict(values)
     workdirs = [w for run in values.runs for w in cli_config.stream_workdirs(Path(run))] or _runs_or_newest(values)
     runs = [(cli_config.load_for_run("", workdir, rest), workdir) for workdir in workdirs]
     heed_deterministic(*(config for config, _ in runs))
-    print(json.dumps(predict(runs, Path(values.video)), indent=2, ensure_ascii=False))
+    annotate = Path(values.annotate) if values.annotate else None
+    if values.camera:
+        from twostream_jax.drivers.windows import CAMERA_WINDOW_S, predict_camera
+
+        predict_camera(runs, values.camera, values.window or CAMERA_WINDOW_S, values.seconds, annotate)
+    elif values.window:
+        from twostream_jax.drivers.windows import predict_video
+
+        predict_video(runs, Path(values.video), values.window, annotate)
+    else:
+        from twostream_jax.drivers.predict import predict
+
+        print(json.dumps(predict(runs, Path(values.video), annotate), indent=2, ensure_ascii=False))
 
 
 def _inspect(values, rest) -> None:

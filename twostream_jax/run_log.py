@@ -149,22 +149,29 @@ class Progress:
         self._first_done: int | None = None
         self._ended = False
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Show `done` of `total` units, the rate since the start and the time left."""
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Show `done` of `total` units (None: nobody knows how many), the rate since the start and the time left."""
         now = self._clock()
         if self._first_done is None:
             self._first_done = done
-        ends = done >= total and not self._ended
+        at_end = total is not None and done >= total
+        ends = at_end and not self._ended
         if now - self._last < self._interval and not ends:
             return
-        self._last, self._ended = now, done >= total
-        rate = (done - self._first_done) / max(now - self._start, 1e-9)
-        left = f", {time_left((total - done) / rate)} left" if rate > 0 and done < total else ""
+        self._last, self._ended = now, at_end
+        rate = (done - self._first_done) / self.seconds
+        left = f", {time_left((total - done) / rate)} left" if rate > 0 and total is not None and not at_end else ""
         note = f"  {note}" if note else ""
-        line = f"{self._what}: {done}/{total} {self._unit}, {rate:.1f} {self._unit}/s{left}{note}"
+        of = "" if total is None else f"/{total}"
+        line = f"{self._what}: {done}{of} {self._unit}, {rate:.1f} {self._unit}/s{left}{note}"
         # Erase to the end of the line, since a shorter text would leave the tail of a longer one.
         self._stream.write(f"\r{line}\033[K" if self._terminal else line + "\n")
         self._stream.flush()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, above 0."""
+        return max(self._clock() - self._start, 1e-9)
 
     def say(self, line: str) -> None:
         """Print a whole line on standard output without tearing the rewritten one."""

@@ -41,12 +41,17 @@ class VideoScores:
 
 
 class Scorer:
-    """Scores the videos of a setup with given parameters; compiled once per frame size."""
+    """Scores the videos of a setup with given parameters; compiled once per frame size.
 
-    def __init__(self, setup: Setup, model, mesh: Mesh, *, crops: int, workers: bool = True):
+    With `one_size` that holds for videos scored one by one, too, however few positions they have: all batches have as many
+    rows as those of a video with enough positions.
+    """
+
+    def __init__(self, setup: Setup, model, mesh: Mesh, *, crops: int, workers: bool = True, one_size: bool = False):
         # Worker processes take seconds to start, which few videos are not worth.
         self._reading = setup.reading(workers)
         self._setup, self._model, self._mesh, self._crops = setup, model, mesh, crops
+        self._one_size = one_size
         self._step = jit_eval_step(mesh, model=model, inputs=setup.inputs, crops=crops)
 
     def __call__(
@@ -79,13 +84,16 @@ class Scorer:
 
         Every batch is read, decoded and preprocessed once for all of them.
         """
-        devices = self._mesh.devices.size
-        batch_size = -(-self._setup.config.eval.batch_size // devices) * devices
+        multiple = self._mesh.devices.size
+        batch_size = -(-self._setup.config.eval.batch_size // multiple) * multiple
+        if self._one_size:
+            most = -(-frames // -(-frames // batch_size))
+            multiple = batch_size = -(-most // multiple) * multiple
         before, after = self._setup.span
         crop = self._setup.config.input.crop
         cut_late = crop if self._crops == 10 and self._model.takes_frames else None
         chunks = sampling.eval_chunks(
-            table, batch_size, before=before, after=after, count=frames, crop=cut_late, multiple=devices
+            table, batch_size, before=before, after=after, count=frames, crop=cut_late, multiple=multiple
         )
         batches = pipeline.eval_batches(task.records, table, chunks, self._setup.window(crop), reading=self._reading)
         sums = [{head: _Sums(own, frames) for head, own in labels.items()} for _ in nets]
