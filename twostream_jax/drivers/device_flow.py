@@ -231,10 +231,10 @@ def flow_version(method: str) -> str:
     return _METHODS[method].version if method in DEVICE_METHODS else ""
 
 
-def resolve(method: str, records: Path | None = None) -> str:
-    """Return the method that `flow.method` means, and say what `auto` means here; no device is touched.
+def resolve(method: str, records: Path | None = None, tell=None) -> str:
+    """Return the method that `flow.method` means, and tell stdout, or the stream `tell`, what `auto` means here.
 
-    auto is what the flow in the folder `records` was made by, where there is some, else jax_tvl1: on an accelerator there is
+    No device is touched. auto is what the flow in the folder `records` was made by, where there is some, else jax_tvl1: on an accelerator there is
     nothing as good and as fast, and on a CPU it takes an eighth of OpenCV's TV-L1's time (docs/flow.md).
     """
     if method != "auto":
@@ -242,9 +242,9 @@ def resolve(method: str, records: Path | None = None) -> str:
     if records and (records / DATASET_FILE).is_file():
         flow = read_dataset(records).flow
         if flow and flow.method != "given":
-            print(f"flow.method=auto: {flow.method}, as in {records}")
+            print(f"flow.method=auto: {flow.method}, as in {records}", file=tell)
             return flow.method
-    print(f"flow.method=auto: {AUTO}")
+    print(f"flow.method=auto: {AUTO}", file=tell)
     return AUTO
 
 

@@ -23,6 +23,7 @@ from input_pipeline.video_list import Video, VideoList
 from twostream_jax import mesh as meshes
 from twostream_jax import validate_run
 from twostream_jax.checkpoint import Checkpoints, choose_step
+from twostream_jax.drivers.device_flow import device_flow, flow_version, resolve
 from twostream_jax.drivers.evaluate import load_params, protocol_name
 from twostream_jax.drivers.scoring import Scorer
 from twostream_jax.drivers.setup import Setup, check_values
@@ -156,11 +157,11 @@ def one_video(video: Video, settings: PrepareSettings, folder: Path, asked: str,
     if tell_cost:
         # What cannot be estimated is refused below, with its own reason.
         with contextlib.suppress(UserError):
-            cost = estimate(videos, settings)
+            cost = estimate(videos, settings, device_flow)
             seconds = f"about {3600 * cost.hours:.0f} s"
             print(f"{cost.frames} frames and {cost.pairs} flow fields to compute, {seconds}", file=sys.stderr)
     try:
-        prepare(videos, folder, settings, lambda *_: None)
+        prepare(videos, folder, settings, lambda *_: None, device_flow=device_flow)
     except UserError as error:
         reason = next((aside.reason for aside in read_quarantine(folder).values()), "")
         raise UserError(f"{asked}: {reason or error}") from error
@@ -179,6 +180,8 @@ def _settings(config, facts: dict, method: str) -> PrepareSettings:
         processes=1,
         codec=flow.get("codec", "jpeg"),
         dct_planes=flow.get("dct_planes", 64),
+        camera_compensation=flow.get("camera_compensation", False),
+        flow_version=flow_version(method),
     )
 
 
@@ -194,7 +197,7 @@ def _flow_method(config, records: Iterable[dict], workdir: Path) -> str:
     if methods != {"given"}:
         # Of two tasks whose flow was made by two methods, the first by name: no video has both.
         return min(methods - {"given"})
-    method = config.flow.method
+    method = resolve(config.flow.method, tell=sys.stderr)
     if method == "none":
         raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")
     print(
