@@ -234,8 +234,9 @@ def flow_version(method: str) -> str:
 def resolve(method: str, records: Path | None = None, tell=None) -> str:
     """Return the method that `flow.method` means, and tell stdout, or the stream `tell`, what `auto` means here.
 
-    No device is touched. auto is what the flow in the folder `records` was made by, where there is some, else jax_tvl1: on an accelerator there is
-    nothing as good and as fast, and on a CPU it takes an eighth of OpenCV's TV-L1's time (docs/flow.md).
+    No device is touched. auto is what the flow in the folder `records` was made by, where there is some, else jax_tvl1: on
+    an accelerator nothing is as good and as fast, and a CPU takes an eighth of the time that OpenCV's TV-L1 does
+    (docs/flow.md).
     """
     if method != "auto":
         return method
