@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from functools import partial
 
 import jax
@@ -20,15 +21,16 @@ from twostream_jax.flow.warp import centred_gradient
 # its two slopes and the inverse are read (4), the field (2) and its dual vectors (4) are read and written.
 ARRAYS_HELD = 4 + 2 + 4
 ARRAYS_MOVED = 4 + 2 * (2 + 4)
-_FLOAT32 = 4  # bytes
+BYTES_MOVED = 4 * ARRAYS_MOVED
+_ITERATIONS = 100  # that are timed
 
 
 def work(frame0: np.ndarray, frame1: np.ndarray, settings: TVL1Settings, together: bool) -> dict:
-    """Return iterations and bytes a pair, means over pairs of frames [B, H, W].
+    """Return iterations, bytes and operations of a pair, means over pairs of frames [B, H, W].
 
-    `iterations` and `bytes` are of the iterations that are made, `most_iterations` what the settings allow. Where the pairs
-    are computed `together`, as on accelerators, a warp goes on for all of them until the last has settled. The bytes are
-    the least that can be moved (`ARRAYS_MOVED`), `bytes_by_xla` and `flops` what XLA counts for a pixel in one iteration.
+    `iterations` are those that are made, `most_iterations` what the settings allow. Where the pairs are computed `together`,
+    as on accelerators, a warp goes on for all of them until the last has settled. `bytes` are the least that these must move
+    (`ARRAYS_MOVED` in each), `flops` XLA's count, `iterations_s` the seconds that they take with nothing between them.
     AssertionError where the counted iterations do not lead to the flow that `flow.tvl1` finds.
     """
     rounds, fields = counted(frame0, frame1, settings)
@@ -38,13 +40,18 @@ def work(frame0: np.ndarray, frame1: np.ndarray, settings: TVL1Settings, togethe
     assert (apart < 0.1).all(), apart
     rounds = np.asarray(rounds)
     made = settings.inner_iterations * (rounds.max(axis=0, keepdims=True) if together else rounds)
+    per_level = made.sum(axis=2).mean(axis=0)
     pixels = np.array(level_pixels(frame0.shape[1:], settings))
-    per_pair = made.sum(axis=2).mean(axis=0)
+    of_pixels = float((per_level * pixels).sum())
+    one = iteration(frame0.shape if together else (1, *frame0.shape[1:]), settings)
     return {
-        "iterations": float(per_pair.sum()),
+        "iterations": float(per_level.sum()),
         "most_iterations": settings.inner_iterations * settings.outer_iterations * settings.warps * len(pixels),
-        "bytes": float(_FLOAT32 * ARRAYS_MOVED * (per_pair * pixels).sum()),
-        **_counts_of_xla(frame0.shape[1:], settings),
+        "bytes": of_pixels * BYTES_MOVED,
+        "bytes_a_pixel": BYTES_MOVED,
+        "bytes_by_xla_a_pixel": one["bytes"],
+        "flops": of_pixels * one["flops"],
+        "iterations_s": of_pixels * one["seconds"],
     }
 
 
@@ -116,12 +123,23 @@ def _settle(
     return u, p, rounds
 
 
-def _counts_of_xla(shape: tuple[int, int], settings: TVL1Settings) -> dict[str, float]:
-    """Return XLA's count of one iteration, by itself, per pixel of an image of `shape`."""
-    plane, height, width = jax.ShapeDtypeStruct(shape, jnp.float32), *shape
-    edges = Edges(*(jax.ShapeDtypeStruct(side, jnp.float32) for side in ((1, width), (height, 1))))
-    residual = Linearised(plane, (plane, plane), plane)
-    one = jax.jit(partial(iterate, settings=settings))
-    counts = one.lower((plane,) * 2, ((plane, plane),) * 2, residual, edges).compile().cost_analysis()
-    pixels = height * width
-    return {"flops": counts["flops"] / pixels, "bytes_by_xla": counts["bytes accessed"] / pixels}
+def iteration(shape: tuple[int, int, int], settings: TVL1Settings) -> dict[str, float]:
+    """Return XLA's count of `flops` and `bytes` of one iteration, and the `seconds` of one among many, all per pixel.
+
+    `shape` is that of the planes that are iterated at once, [B, H, W]. The seconds are the best of five.
+    """
+    count, height, width = shape
+    plane = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    duals = ((0 * plane, 0 * plane),) * 2
+    residual = Linearised(plane, (plane + 1, plane - 1), 1 / (1 + plane * plane))
+    edges = Edges(jnp.ones((1, width), jnp.float32), jnp.ones((height, 1), jnp.float32))
+    one = jax.vmap(lambda u, p, residual: iterate(u, p, residual, edges, settings))
+    many = jax.jit(lambda u, p, residual: lax.fori_loop(0, _ITERATIONS, lambda _, up: one(*up, residual), (u, p)))
+    counts = jax.jit(one).lower((plane,) * 2, duals, residual).compile().cost_analysis()
+    times = []
+    for _ in range(6):  # the first compiles
+        begun = time.perf_counter()
+        jax.block_until_ready(many((plane,) * 2, duals, residual))
+        times.append(time.perf_counter() - begun)
+    per_pixel = {"flops": counts["flops"], "bytes": counts["bytes accessed"], "seconds": min(times[1:]) / _ITERATIONS}
+    return {what: float(amount) / (count * height * width) for what, amount in per_pixel.items()}
