@@ -217,9 +217,10 @@ def test_a_bench_prints_times_with_errors_beside_them(toy_data, tmp_path, monkey
     assert of["seconds"] == np.median(found["cpu_s"]["twostream-jax TV-L1"]) / 8
     rate = of["bytes"] / of["seconds"]
     assert of["bytes_per_second"] == pytest.approx(rate) and of["share_of_bandwidth"] == rate / of["bandwidth"]
+    assert of["share_of_bandwidth_within"] == pytest.approx(of["share_of_bandwidth"] / of["share_of_time"])
     assert 0 < of["iterations"] <= of["most_iterations"]
     said = capsys.readouterr().out
-    assert "per CPU second); residual" in said and "GB/s measured on as many bytes" in said
+    assert "per CPU second); residual" in said and "measured on as many bytes as an iteration holds" in said
     assert (
         "| end-point error px / angular error ° / s | no flow | twostream-jax TV-L1 | OpenCV TV-L1 | OpenCV DIS |"
         in said
