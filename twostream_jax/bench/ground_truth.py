@@ -17,7 +17,7 @@ from input_pipeline.schema import UserError
 from input_pipeline.videos import read_video
 
 # Under the folder of the real data: first frame, second frame, true flow. RubberWhale is Middlebury's, the others are
-# rendered ones of FlyingChairs with motions up to 25 px.
+# rendered ones of FlyingChairs with motions up to 78 px.
 TRUTHS = {"rubberwhale": tuple(f"flow/rubberwhale/{name}" for name in ("frame10.png", "frame11.png", "flow10.flo"))} | {
     f"flyingchairs {i}": tuple(f"flow/flyingchairs/{i:07d}-{name}" for name in ("img0.ppm", "img1.ppm", "gt.flo"))
     for i in range(4)
