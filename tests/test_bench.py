@@ -81,11 +81,11 @@ def test_a_bench_prints_its_table_and_leaves_every_round(small, tmp_path, monkey
 
 def test_mistakes_are_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(capsys, ["--mode=bench"], "--mode=bench needs --bench=input,step,eval,end2end")
+    refused(capsys, ["--mode=bench"], "--mode=bench needs --bench=input,step,flow,eval,end2end")
     refused(
         capsys,
         ["--mode=bench", "--bench=steps"],
-        "--bench=steps: choose of input, step, eval, end2end, with commas between",
+        "--bench=steps: choose of input, step, flow, eval, end2end, with commas between",
     )
     refused(capsys, ["--mode=eval", "--bench=step"], "--bench: mode eval does not take it, only bench")
     step = ["--mode=bench", "--bench=step"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from input_pipeline.workers import usable_cores
 
@@ -58,3 +59,23 @@ def measured_peak(dtype: jnp.dtype) -> float:
         jax.block_until_ready(product(matrix, matrix))
         best = min(best, time.perf_counter() - begun)
     return 2.0 * side**3 / best * len(devices)
+
+
+def measured_bandwidth(array_bytes: int) -> float:
+    """Return the bytes a second of a = a / 2 + b on one device, the best of twenty: two arrays read, one written.
+
+    `array_bytes` is the size of each of the two float32 arrays: those that fit into a cache are read from there.
+    """
+    count = max(1, array_bytes // 4)
+    # So many passes in one program that starting it, and finding pages for the result, is no part of the time.
+    # And so few that on a busy machine one of the twenty goes undisturbed: some milliseconds.
+    passes = max(5, 2**27 // (4 * count))
+    sweep = jax.jit(lambda a, b: lax.fori_loop(0, passes, lambda _, a: 0.5 * a + b, a), donate_argnums=0)
+    a, b = jnp.zeros(count, jnp.float32), jnp.ones(count, jnp.float32)
+    a = jax.block_until_ready(sweep(a, b))
+    best = float("inf")
+    for _ in range(20):
+        begun = time.perf_counter()
+        a = jax.block_until_ready(sweep(a, b))
+        best = min(best, time.perf_counter() - begun)
+    return 3 * 4.0 * count * passes / best

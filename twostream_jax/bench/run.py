@@ -9,6 +9,7 @@ import jax
 from input_pipeline.schema import UserError
 from twostream_jax.bench.end2end import bench_end2end, end2end_lines
 from twostream_jax.bench.eval import bench_eval, eval_lines
+from twostream_jax.bench.flow import bench_flow, flow_lines
 from twostream_jax.bench.input import bench_input, input_lines
 from twostream_jax.bench.machine import machine
 from twostream_jax.bench.step import bench_step, step_lines
@@ -20,6 +21,7 @@ from twostream_jax.validate import check_config, check_devices
 BENCHES = {
     "input": (bench_input, input_lines),
     "step": (bench_step, step_lines),
+    "flow": (bench_flow, flow_lines),
     "eval": (bench_eval, eval_lines),
     "end2end": (bench_end2end, end2end_lines),
 }
@@ -32,9 +34,10 @@ def bench(names: list[str], config, workdir: Path) -> dict:
     for name in names:
         if name not in BENCHES:
             raise UserError(f"--bench={name}: choose of {', '.join(BENCHES)}, with commas between")
-    if config.model.name != "cnn_m_temporal":
-        raise UserError(f"model.name={config.model.name}: the benches are of cnn_m_temporal; set that")
-    check_devices(config.train.batch_size, config.train.accumulate, len(jax.devices()))
+    if any(name != "flow" for name in names):  # which has no net
+        if config.model.name != "cnn_m_temporal":
+            raise UserError(f"model.name={config.model.name}: the benches are of cnn_m_temporal; set that")
+        check_devices(config.train.batch_size, config.train.accumulate, len(jax.devices()))
     result = {"machine": machine(), "config": config.to_dict(), "rounds": ROUNDS, "benches": {}}
     for name in names:
         measure, lines = BENCHES[name]
