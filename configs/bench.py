@@ -1,7 +1,7 @@
 """What mode=bench measures: the temporal net of configs/temporal.py, at a batch that a CPU can do.
 
-Expected: docs/benchmarks.md. Cost: twenty-five minutes for all on two CPU cores.
-Command: python run.py --mode=bench --bench=input,step,eval,end2end
+Expected: docs/benchmarks.md and docs/flow.md. Cost: half an hour for all on two CPU cores.
+Command: python run.py --mode=bench --bench=input,step,flow,eval,end2end
 On an accelerator: --config.train.batch_size=256 --config.train.dtype=bfloat16
 """
 
