@@ -1,9 +1,9 @@
 """Dense optical flow as pure jax functions, batched over frame pairs; loops are `lax` loops, so that it can be exported.
 
-Frames are [B, H, W] or, for Brox, also RGB [B, H, W, 3]; intensities 0..255 of any real dtype. Flow is float32 [B, H, W, 2] in px, x right, y down: what frame0
-shows at (x, y), frame1 shows at (x, y) + flow. Frames of many sizes share one compilation when they are padded at the right
-and the bottom, with anything finite, to a common shape and come with `size`, their valid h, w, int32 [2] or [B, 2]. The
-padding has no influence; the flow is 0 there.
+Frames are [B, H, W], for Brox RGB [B, H, W, 3] as well, intensities 0..255 of any real dtype; flow is float32 [B, H,
+W, 2] in px, x right, y down: what frame0 shows at (x, y), frame1 shows at (x, y) + flow. Frames of many sizes share
+one compilation when they are padded at the right and the bottom, with anything finite, to a common shape and come with
+`size`, their valid h, w, int32 [2] or [B, 2]. The padding has no influence; the flow is 0 there.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def brox_both(
 def _each(pair: Callable, frame0: jax.Array, frame1: jax.Array, size: jax.Array | None, colour: bool = False):
     """Return what `pair` gives for each pair of a batch, stacked."""
     assert frame0.shape == frame1.shape, (frame0.shape, frame1.shape)
-    assert frame0.shape[3:] == ((3,) if colour else ()), frame0.shape
+    assert frame0.ndim >= 3 and frame0.shape[3:] == ((3,) if colour else ()), frame0.shape
     size = jnp.asarray(frame0.shape[1:3] if size is None else size, jnp.int32)
     arguments = frame0, frame1, jnp.broadcast_to(size.reshape(-1, 2), (len(frame0), 2))
     # One pair at a time keeps a CPU's loops in its cache, and each pair stops by itself.
