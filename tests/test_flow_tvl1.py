@@ -8,49 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_flow import HEIGHT, MOTIONS, WIDTH, end_point_error, moved_pairs, read_picture
 
 from twostream_jax import flow
 from twostream_jax.flow.pyramid import Level
 from twostream_jax.flow.tvl1 import Edges, Linearised, ascend, divergence, flow_between, gradient, iterate, levels
 
-HEIGHT, WIDTH = 96, 112
 # Few levels compile in a second; what is tested with them does not depend on their number.
 QUICK = dataclasses.replace(flow.DEFAULT, nscales=2, warps=2)
 
-# Affine maps (2x3) of the whole picture: what frame0 shows at (x, y), frame1 shows at A (x, y, 1).
-ABOUT = (150.0, 120.0)
-MOTIONS = {
-    "right and up": np.float32([[1, 0, 2.3], [0, 1, -1.4]]),
-    "left": np.float32([[1, 0, -4.6], [0, 1, 0.25]]),
-    "rotation": cv2.getRotationMatrix2D(ABOUT, 4, 1).astype(np.float32),
-    "zoom": cv2.getRotationMatrix2D(ABOUT, 0, 1.06).astype(np.float32),
-    "still": np.float32([[1, 0, 0], [0, 1, 0]]),
-}
-
-
-def moved(picture, motion):
-    """Return frame0, frame1 and the flow between them in a window of `picture` about ABOUT."""
-    left, top = int(ABOUT[0]) - WIDTH // 2, int(ABOUT[1]) - HEIGHT // 2
-    window = np.s_[top : top + HEIGHT, left : left + WIDTH]
-    after = cv2.warpAffine(picture, motion, picture.shape[::-1], flags=cv2.INTER_CUBIC)
-    y, x = np.mgrid[window].astype(np.float32)
-    there = np.stack([x, y, np.ones_like(x)], axis=-1) @ motion.T
-    return picture[window], after[window], there - np.stack([x, y], axis=-1)
-
-
-def end_point_error(got, want):
-    return float(np.linalg.norm(got - want, axis=-1).mean())
-
 
 @pytest.fixture(scope="module")
-def picture(data_dir):
-    return cv2.imread(str(data_dir / "flow" / "rubberwhale" / "frame10.png"), cv2.IMREAD_GRAYSCALE)
-
-
-@pytest.fixture(scope="module")
-def pairs(picture):
-    """frame0 and frame1 [5, H, W] uint8 and the true flow [5, H, W, 2], by MOTIONS."""
-    return tuple(np.stack(part) for part in zip(*(moved(picture, motion) for motion in MOTIONS.values()), strict=True))
+def pairs(data_dir):
+    return moved_pairs(read_picture(data_dir))
 
 
 @pytest.fixture(scope="module")

