@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from input_pipeline.stages import PrepareSettings
 
 # Begins on the flow of pairs of frames, uint8 sources and targets, grey [N, H, W] or RGB [N, H, W, 3], and returns what
-# waits for it: (forward,) or, with True, (forward, backward), float32 [N, H, W, 2] px each. Whoever computes elsewhere lets
-# the caller go on meanwhile.
+# waits for it: (forward,) or, with True, (forward, backward), float32 [N, H, W, 2] px each. Whoever computes elsewhere lets the
+# caller go on meanwhile.
 StartFlow = Callable[[np.ndarray, np.ndarray, bool], Callable[[], tuple[np.ndarray, ...]]]
 
 

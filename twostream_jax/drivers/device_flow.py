@@ -177,8 +177,10 @@ class DeviceFlow:
     def _compute(self, shape: _Shape, pieces: list[tuple[_Request, int, int]], batch: int, mesh) -> None:
         """Fill in the fields of these pieces of requests; a batch with places to spare repeats its first pair there."""
         height, width, both = shape
-        channels = pieces[0][0].sources.shape[3:]
-        frames, sizes = np.zeros((2, batch, height, width, *channels), np.uint8), np.empty((batch, 2), np.int32)
+        frames, sizes = (
+            np.zeros((2, batch, height, width, *pieces[0][0].sources.shape[3:]), np.uint8),
+            np.empty((batch, 2), np.int32),
+        )
         row = 0
         for request, first, end in pieces:
             h, w = request.sources.shape[1:3]
