@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.fields import DeviceFlow, FlowEngine, StartFlow, failures_named
-from input_pipeline.opencv_flow import planes_for
+from input_pipeline.opencv_flow import grey
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings, check_settings, encode_source, encode_video, iterate_video
 from input_pipeline.video_list import Video, VideoList
@@ -121,7 +121,7 @@ def _time_video(video: Video, settings: PrepareSettings, engine: FlowEngine | No
     frame_s = (time.perf_counter() - start) / len(frames)
     if len(frames) < 2 and settings.method != "none":
         raise UserError(f"{video.path}: one frame")
-    device_s, known = _time_device(planes_for(settings.method, frames[:2]), settings, engine) if engine else (0.0, None)
+    device_s, known = _time_device(grey(frames[:2]), settings, engine) if engine else (0.0, None)
     start = time.perf_counter()
     encoded = encode_video(video.name, frames[:2], settings, known).records
     pair_s = time.perf_counter() - start

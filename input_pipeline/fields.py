@@ -16,9 +16,8 @@ from input_pipeline.schema import UserError, quantise_flow
 if TYPE_CHECKING:
     from input_pipeline.stages import PrepareSettings
 
-# Begins on the flow of pairs of frames, uint8 sources and targets, grey [N, H, W] or RGB [N, H, W, 3], and returns what
-# waits for it: (forward,) or, with True, (forward, backward), float32 [N, H, W, 2] px each. Whoever computes elsewhere lets the
-# caller go on meanwhile.
+# Begins on the flow of pairs of frames, uint8 [N, H, W] sources and targets, and returns what waits for it: (forward,), or
+# with True (forward, backward), float32 [N, H, W, 2] px each. Whoever computes elsewhere lets the caller go on meanwhile.
 StartFlow = Callable[[np.ndarray, np.ndarray, bool], Callable[[], tuple[np.ndarray, ...]]]
 
 
@@ -76,7 +75,7 @@ class Fields:
             self.bound_px = float(settings.bound_px)
 
     def add(self, planes: np.ndarray) -> None:
-        """Take the flow between these frames, grey [F, H, W] or RGB [F, H, W, 3], of which the first came last before."""
+        """Take the flow between these grey frames [F, H, W], the first of which is the last of the call before."""
         if len(planes) < 2:
             return
         # The flow before is fetched first, since whoever computes it may take one request at a time; it is coded while
@@ -145,9 +144,9 @@ def opencv_starter(method: str) -> StartFlow:
 
 
 def _steadied(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the targets as they would be had the camera not moved since the sources, uint8 [N, H, W] or [N, H, W, 3]."""
-    moved = map(camera_motion.homography, opencv_flow.grey(sources), opencv_flow.grey(targets))
-    return np.stack([camera_motion.without_camera_motion(*each) for each in zip(sources, targets, moved, strict=True)])
+    """Return the targets [N, H, W] as they would be had the camera not moved since the sources."""
+    pairs = zip(sources, targets, strict=True)
+    return np.stack([camera_motion.without_camera_motion(a, b, camera_motion.homography(a, b)) for a, b in pairs])
 
 
 def _field_record(name: str, index: int, flow: np.ndarray, bound_px: float, settings: PrepareSettings) -> bytes:

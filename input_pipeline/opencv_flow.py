@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from input_pipeline.schema import COLOUR_METHODS, OPENCV_METHODS, UserError
+from input_pipeline.schema import OPENCV_METHODS, UserError
 
 # Pyramid scale, levels, window, iterations, polynomial neighbourhood, its sigma, flags: OpenCV's tutorial values, which
 # most extractors of this family use.
@@ -45,11 +45,6 @@ def grey(frames: np.ndarray) -> np.ndarray:
         return frames
     assert frames.ndim == 4 and frames.shape[-1] == 3, frames.shape
     return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
-
-
-def planes_for(method: str, frames: np.ndarray) -> np.ndarray:
-    """Return what a flow method takes of uint8 RGB frames [F, H, W, 3]: themselves, or grey ones."""
-    return frames if method in COLOUR_METHODS else grey(frames)
 
 
 def _calculator(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

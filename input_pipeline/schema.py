@@ -46,7 +46,6 @@ STREAMS = ("rgb", "flow")
 SUBSETS = ("train", "validation", "test")
 OPENCV_METHODS = ("tvl1", "dis", "farneback", "deepflow")
 DEVICE_METHODS = ("jax_tvl1", "jax_brox")  # computed by jax, on whatever devices there are
-COLOUR_METHODS = ("jax_brox",)  # take RGB frames; the others grey ones
 FLOW_METHODS = (*OPENCV_METHODS, *DEVICE_METHODS, "none")
 CODECS = ("jpeg", "dct")
 

@@ -16,7 +16,7 @@ import numpy as np
 from input_pipeline import codecs, dct, dct_jpeg, shards, stored_video
 from input_pipeline.fields import Fields, StartFlow
 from input_pipeline.jpeg_video import take_over
-from input_pipeline.opencv_flow import planes_for
+from input_pipeline.opencv_flow import grey
 from input_pipeline.quarantine import SetAside, content_of
 from input_pipeline.schema import CODECS, DEVICE_METHODS, FLOW_METHODS, SCHEMA_VERSION, UserError
 from input_pipeline.stored_video import StoredSource
@@ -167,7 +167,7 @@ def encode_video(
         first = len(records["rgb"])
         records["rgb"] += [codecs.serialise_frame(name, first + i, codecs.encode_frame(f)) for i, f in enumerate(chunk)]
         if settings.method != "none":
-            planes = planes_for(settings.method, np.stack(last + chunk))
+            planes = grey(np.stack(last + chunk))
             last = chunk[-1:]
             fields.add(planes)
     records |= fields.finish()

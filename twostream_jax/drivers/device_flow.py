@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 
 from input_pipeline.dataset_file import DATASET_FILE, read_dataset
 from input_pipeline.fields import FlowFailed
-from input_pipeline.opencv_flow import compute_flow, planes_for
+from input_pipeline.opencv_flow import compute_flow, grey
 from input_pipeline.schema import DEVICE_METHODS, first_line
 from input_pipeline.workers import usable_cores
 from twostream_jax import flow as methods
@@ -47,7 +47,7 @@ _METHODS = {"jax_tvl1": _Method(methods.tvl1, methods.tvl1_both, "1")}
 
 @dataclass(eq=False)
 class _Request:
-    """Pairs of one caller, uint8 [N, H, W] or [N, H, W, 3] each, and their fields; `taken` of them are in work or done."""
+    """Pairs of one caller, uint8 [N, H, W] each, and the fields found so far; `taken` of them are in work or done."""
 
     sources: np.ndarray
     targets: np.ndarray
@@ -86,12 +86,12 @@ class DeviceFlow:
         self._programs: dict[_Shape, Callable] = {}
 
     def __call__(self, sources: np.ndarray, targets: np.ndarray, both: bool) -> Callable[[], tuple[np.ndarray, ...]]:
-        """Begin on the flow from each source to its target, uint8 [N, H, W] or RGB [N, H, W, 3]; return what waits for it.
+        """Begin on the flow from each source to its target, uint8 [N, H, W]; return what waits for it.
 
         That returns (forward,) or, with `both`, (forward, backward), float32 [N, H, W, 2] px; FlowFailed where a
         device fails.
         """
-        found = tuple(np.empty((*sources.shape[:3], 2), np.float32) for _ in range(2 if both else 1))
+        found = tuple(np.empty((*sources.shape, 2), np.float32) for _ in range(2 if both else 1))
         request = _Request(sources, targets, found)
         if not len(sources):
             request.finished.set()
@@ -177,10 +177,7 @@ class DeviceFlow:
     def _compute(self, shape: _Shape, pieces: list[tuple[_Request, int, int]], batch: int, mesh) -> None:
         """Fill in the fields of these pieces of requests; a batch with places to spare repeats its first pair there."""
         height, width, both = shape
-        frames, sizes = (
-            np.zeros((2, batch, height, width, *pieces[0][0].sources.shape[3:]), np.uint8),
-            np.empty((batch, 2), np.int32),
-        )
+        frames, sizes = np.zeros((2, batch, height, width), np.uint8), np.empty((batch, 2), np.int32)
         row = 0
         for request, first, end in pieces:
             h, w = request.sources.shape[1:3]
@@ -225,7 +222,7 @@ def device_flow(method: str) -> DeviceFlow | None:
 
 def flow_between_frames(frames: np.ndarray, method: str) -> np.ndarray:
     """Return the flow between neighbours of uint8 frames [F, H, W, 3] by any method, float32 [F-1, H, W, 2] px."""
-    engine, planes = device_flow(method), planes_for(method, frames)
+    engine, planes = device_flow(method), grey(frames)
     return engine(planes[:-1], planes[1:], False)()[0] if engine else compute_flow(planes, method)
 
 
