@@ -21,7 +21,7 @@ from twostream_jax.drivers import device_flow
 from twostream_jax.drivers.device_flow import DeviceFlow, resolve
 
 # What a version stands for; whoever changes the defaults raises the version in device_flow.py, then this.
-VERSIONS = {"jax_tvl1": ("1", flow.DEFAULT, "0655c08e")}
+VERSIONS = {"jax_tvl1": ("1", flow.DEFAULT, "0655c08e"), "jax_brox": ("1", flow.BROX, "53494412")}
 JAX = dataclasses.replace(SETTINGS, method="jax_tvl1", flow_version="1")
 
 

@@ -23,9 +23,9 @@ from twostream_jax.bench.rounds import Builder, Rounds, interleave
 from twostream_jax.host_memory import computes_on_cpu, keep_freed_memory
 from twostream_jax.run_log import Progress
 
-TVL1 = "twostream-jax TV-L1"
+TVL1, BROX = "twostream-jax TV-L1", "twostream-jax Brox"
 # Ours: batches of grey frames [B, H, W] -> flow [B, H, W, 2].
-OURS = {TVL1: flow.tvl1}
+OURS = {TVL1: flow.tvl1, BROX: flow.brox}
 REFERENCE = "OpenCV TV-L1"
 # OpenCV's, under the names that `flow.method` has for them.
 OPENCV = {REFERENCE: "tvl1", "OpenCV DeepFlow": "deepflow", "OpenCV DIS": "dis", "OpenCV Farneback": "farneback"}

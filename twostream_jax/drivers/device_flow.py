@@ -42,7 +42,10 @@ class _Method(NamedTuple):
     version: str
 
 
-_METHODS = {"jax_tvl1": _Method(methods.tvl1, methods.tvl1_both, "1")}
+_METHODS = {
+    "jax_tvl1": _Method(methods.tvl1, methods.tvl1_both, "1"),
+    "jax_brox": _Method(methods.brox, methods.brox_both, "1"),
+}
 
 
 @dataclass(eq=False)
