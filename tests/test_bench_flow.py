@@ -105,6 +105,7 @@ def test_pairs_are_neighbours_in_the_middle_of_each_clip(data_dir):
 TINY = dataclasses.replace(flow.DEFAULT, nscales=2, warps=2, inner_iterations=4, outer_iterations=3)
 
 
+@pytest.mark.slow
 def test_iterations_are_counted_as_they_are_made():
     picture = texture(40, 60)
     still, moved = picture[:, :48], picture[:, 3:51]

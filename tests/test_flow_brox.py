@@ -172,6 +172,7 @@ def test_a_change_of_brightness_leaves_the_flow_as_it_was(pairs, recovered):
     assert of_tvl1 > 5 * error
 
 
+@pytest.mark.slow
 def test_a_batch_equals_single_calls_also_as_accelerators_compute_it(pairs):
     batch = np.asarray(flow.brox(*pairs[:2], settings=ONE_LEVEL))
     one = np.asarray(flow.brox(pairs[0][3:4], pairs[1][3:4], settings=ONE_LEVEL))

@@ -53,6 +53,7 @@ def test_a_batch_equals_single_calls_also_as_accelerators_compute_it(pairs):
     np.testing.assert_allclose(at_once(*pairs[:2]), batch, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_both_directions(pairs):
     forward, backward = flow.tvl1_both(*pairs[:2], settings=QUICK)
     np.testing.assert_allclose(forward, flow.tvl1(*pairs[:2], settings=QUICK), atol=1e-4)
@@ -217,7 +218,7 @@ def test_dual_vectors_stay_in_the_unit_ball():
 
 
 def test_a_level_is_its_image_and_size(pairs):
-    built = levels(pairs[0][0], jnp.array([HEIGHT, WIDTH]), flow.OPENCV)
+    built = jax.jit(levels, static_argnums=2)(pairs[0][0], jnp.array([HEIGHT, WIDTH]), flow.OPENCV)
     assert [tuple(level.size.tolist()) for level in built[:3]] == [(96, 112), (77, 90), (62, 72)]
     assert len(built) == 5 and all(isinstance(level, Level) and level.image.dtype == np.float32 for level in built)
 
