@@ -53,7 +53,8 @@ def estimate(video_list: VideoList, settings: PrepareSettings, device_flow: Devi
             readable.append(video)
         except UserError as error:
             reason = str(error)
-    timings, why = _time_videos(readable, settings, device_flow(settings.method) if settings.on_device else None)
+    engine = device_flow(settings.method) if settings.on_device else None
+    timings, why = _time_videos(readable, settings, engine)
     reason = why or reason
     if not timings:
         raise UserError(f"data.videos: none of {len(sample)} videos can be read; one of them: {reason}")
@@ -62,7 +63,10 @@ def estimate(video_list: VideoList, settings: PrepareSettings, device_flow: Devi
     frames = round(scale * sum(counts))
     moves = 0 if not directions else round(scale * sum(max(0, count - 1) for count in counts))
     frame_s, pair_s, device_s, frame_bytes, pair_bytes = np.mean(timings, axis=0)
-    hours = max((frames * frame_s + moves * pair_s) / processes(settings), moves * device_s) / 3600
+    workers_s, devices_s = (frames * frame_s + moves * pair_s) / processes(settings), moves * device_s
+    # Beside an accelerator the worker processes go on; with a CPU they share its cores.
+    shared = engine is not None and engine.takes_cores()
+    hours = (workers_s + devices_s if shared else max(workers_s, devices_s)) / 3600
     gigabytes = float(frames * frame_bytes + moves * pair_bytes) / 1e9
     return Estimate(total, frames, moves * directions, float(hours), gigabytes)
 
@@ -139,7 +143,9 @@ def _time_device(planes: np.ndarray, settings: PrepareSettings, engine: FlowEngi
     flow = engine(*pairs, both)()
     seconds = time.perf_counter() - start
     found = [fields[:1] for fields in (*flow, *flow)]
-    return seconds / at_once, lambda sources, targets, both: lambda: tuple(found[: 2 if both else 1])
+    # Of warped flow the directions are computed one after the other.
+    turns = 2 if settings.backward and settings.camera_compensation else 1
+    return turns * seconds / at_once, lambda sources, targets, both: lambda: tuple(found[: 2 if both else 1])
 
 
 def _time_source(video: Video, settings: PrepareSettings) -> tuple[float, ...]:

@@ -30,6 +30,9 @@ class FlowEngine(Protocol):
     def pairs_at_once(self, height: int, width: int) -> int:
         """Return how many pairs of frames of this size, px, the devices compute together."""
 
+    def takes_cores(self) -> bool:
+        """Return whether the devices are the cores that worker processes run on."""
+
 
 class FlowFailed(RuntimeError):
     """Devices failed: no fault of the video's, so that the run must end."""
@@ -42,7 +45,7 @@ def failures_named(method: str) -> Iterator[None]:
         yield
     except FlowFailed as error:
         raise UserError(
-            f"flow.method={method}: the device fails ({error}); finished videos are kept, the same command continues"
+            f"flow.method={method}: the device fails ({error}); the same command continues where it was"
         ) from error
 
 
@@ -80,17 +83,25 @@ class Fields:
             return
         # The flow before is fetched first, since whoever computes it may take one request at a time; it is coded while
         # this one is computed, and the caller decodes the next frames meanwhile.
-        before = self._waiting() if self._waiting else {}
+        waiting, self._waiting = self._waiting, None
+        before = waiting() if waiting else {}
         self._waiting = self._begin(planes)
         self._take(before)
         if self._inline:
             self._take(self._waiting())
             self._waiting = None
 
+    def drop(self) -> None:
+        """Let flow that was begun come to its end, unseen: of a video that turns out to be damaged, say."""
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            waiting()
+
     def finish(self) -> dict[str, list[bytes]]:
         """Return {folder: records} of all fields."""
         if self._waiting:
-            self._take(self._waiting())
+            waiting, self._waiting = self._waiting, None
+            self._take(waiting())
         if self._records and self.bound_px is None:
             self.bound_px = self._largest
         for folder, held in self._held.items():

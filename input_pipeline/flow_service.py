@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,33 +26,49 @@ from input_pipeline.schema import first_line
 
 @dataclass(frozen=True)
 class RemoteFlow:
-    """A `StartFlow` that can be sent to a worker process; one request at a time."""
+    """A `StartFlow` that can be sent to a worker process; one request at a time. It raises FlowFailed."""
 
     address: str
     key: bytes
 
     def __call__(self, sources: np.ndarray, targets: np.ndarray, both: bool) -> Callable[[], tuple[np.ndarray, ...]]:
-        connection = _connected(self.address, self.key)
-        connection.send_bytes(json.dumps({"shape": sources.shape, "both": both}).encode())
-        for frames in (sources, targets):
-            _send(connection, frames)
-        return bind(_receive, connection, (*sources.shape[:3], 2), 2 if both else 1)
+        with _whole_messages(self) as connection:
+            connection.send_bytes(json.dumps({"shape": sources.shape, "both": both}).encode())
+            for frames in (sources, targets):
+                _send(connection, frames)
+        return bind(_receive, self, (*sources.shape, 2), 2 if both else 1)
 
 
 # One connection a process, which lasts as long as it.
 @functools.cache
-def _connected(address: str, key: bytes) -> Connection:
-    return Client(address, authkey=key)
+def _connected(remote: RemoteFlow) -> Connection:
+    return Client(remote.address, authkey=remote.key)
 
 
-def _receive(connection: Connection, shape: tuple[int, ...], directions: int) -> tuple[np.ndarray, ...]:
+@contextlib.contextmanager
+def _whole_messages(remote: RemoteFlow) -> Iterator[Connection]:
+    """Yield the connection; it is given up where a message breaks off, whose rest would be taken for the next one's."""
     try:
+        connection = _connected(remote)
+    except (EOFError, OSError) as error:
+        raise FlowFailed("the process that computes is gone") from error
+    try:
+        yield connection
+    except BaseException as error:
+        connection.close()
+        _connected.cache_clear()
+        if isinstance(error, EOFError | OSError):
+            raise FlowFailed("the process that computes is gone") from error
+        raise
+
+
+def _receive(remote: RemoteFlow, shape: tuple[int, ...], directions: int) -> tuple[np.ndarray, ...]:
+    with _whole_messages(remote) as connection:
         failure = connection.recv_bytes().decode()
-    except EOFError:
-        failure = "its process is gone"
+        fields = () if failure else tuple(_received(connection, shape, np.float32) for _ in range(directions))
     if failure:
         raise FlowFailed(failure)
-    return tuple(_received(connection, shape, np.float32) for _ in range(directions))
+    return fields
 
 
 def _send(connection: Connection, array: np.ndarray) -> None:
@@ -69,7 +86,7 @@ def _received(connection: Connection, shape: tuple[int, ...], dtype) -> np.ndarr
 def serving(start_flow: StartFlow) -> Iterator[RemoteFlow]:
     """Yield what makes worker processes' requests come to `start_flow`, which several threads call at once."""
     key = os.urandom(32)
-    with Listener(authkey=key) as listener:
+    with Listener(_address(), authkey=key, backlog=128) as listener:
         stopping = threading.Event()
         threading.Thread(target=_accept, args=(listener, start_flow, stopping), daemon=True).start()
         try:
@@ -81,6 +98,11 @@ def serving(start_flow: StartFlow) -> Iterator[RemoteFlow]:
                 Client(listener.address, authkey=key).close()
 
 
+def _address() -> str | None:
+    """Return where to listen: on Linux a name without a file, which no path length limits and no crash leaves behind."""
+    return f"\0twostream-{os.getpid()}-{os.urandom(8).hex()}" if sys.platform.startswith("linux") else None
+
+
 def _accept(listener: Listener, start_flow: StartFlow, stopping: threading.Event) -> None:
     while not stopping.is_set():
         # A worker that is killed while it says who it is concerns nobody else.
@@ -90,8 +112,8 @@ def _accept(listener: Listener, start_flow: StartFlow, stopping: threading.Event
 
 
 def _serve(connection: Connection, start_flow: StartFlow) -> None:
-    """Answer one worker's requests until it leaves."""
-    with connection, contextlib.suppress(OSError, EOFError):
+    """Answer one worker's requests until it leaves; it is left where a request cannot even be received."""
+    with connection, contextlib.suppress(OSError, EOFError, MemoryError):
         while True:
             request = json.loads(connection.recv_bytes())
             frames = [_received(connection, tuple(request["shape"]), np.uint8) for _ in range(2)]

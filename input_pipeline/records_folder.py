@@ -38,16 +38,36 @@ def refusals_named(records: Path) -> Iterator[None]:
 def held_alone(records: Path) -> Iterator[Path]:
     """Hold the records folder; yield the folder of finished videos in it, which goes when all went well."""
     partial = records / PARTIAL_FOLDER
-    found = {path.name for path in records.iterdir()} if records.is_dir() else set()
-    if found - {LOCK_FILE} and not found & {PARTIAL_FOLDER, DATASET_FILE}:
-        raise UserError(
-            f"data.records={records}: holds other files and no records; name a folder that is empty or does not exist"
-        )
+    _check_nothing_else(records)
     records.mkdir(parents=True, exist_ok=True)
     with folder_lock(records, "another --mode=prepare"), _terminate_cleanly():
         partial.mkdir(exist_ok=True)
         yield partial
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_before(records: Path, video_list: VideoList, settings: PrepareSettings) -> None:
+    """Refuse, before anything that takes time, what `held_alone` and `check_interrupted` refuse of this folder."""
+    with refusals_named(records):
+        _check_nothing_else(records)
+        if (records / LOCK_FILE).is_file():
+            with folder_lock(records, "another --mode=prepare"):
+                pass
+        _check_continues(records / PARTIAL_FOLDER, _wanted(video_list, settings))
+
+
+def interrupted_method(records: Path) -> str | None:
+    """Return the `flow.method` of an interrupted run that has finished videos in this folder; None where there is none."""
+    partial = records / PARTIAL_FOLDER
+    return _interrupted(partial).get("flow.method") if any(partial.glob("*.json")) else None
+
+
+def _check_nothing_else(records: Path) -> None:
+    found = {path.name for path in records.iterdir()} if records.is_dir() else set()
+    if found - {LOCK_FILE} and not found & {PARTIAL_FOLDER, DATASET_FILE}:
+        raise UserError(
+            f"data.records={records}: holds other files and no records; name a folder that is empty or does not exist"
+        )
 
 
 def clear_leftovers(records: Path) -> None:
@@ -60,30 +80,47 @@ def clear_leftovers(records: Path) -> None:
 
 def check_interrupted(partial: Path, video_list: VideoList, settings: PrepareSettings) -> None:
     """Refuse to go on with an interrupted run of another data set or other settings, whose finished videos would go."""
-    wanted = {"the data set": video_list.name} | shown_settings(settings)
-    file = partial / _SETTINGS_FILE
+    wanted = _wanted(video_list, settings)
+    _check_continues(partial, wanted)
+    write_atomically(partial / _SETTINGS_FILE, json.dumps(wanted))
+
+
+def _wanted(video_list: VideoList, settings: PrepareSettings) -> dict[str, str]:
+    return {"the data set": video_list.name} | shown_settings(settings)
+
+
+def _interrupted(partial: Path) -> dict[str, str]:
+    """Return what the finished videos in this folder were made with; {} where that is not known."""
     try:
-        found = dict(json.loads(file.read_bytes()))
+        return dict(json.loads((partial / _SETTINGS_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
-        found = wanted
-    differing = next((key for key in wanted if found.get(key) != wanted[key]), None)
+        return {}
+
+
+def _check_continues(partial: Path, wanted: dict[str, str]) -> None:
+    found = _interrupted(partial)
+    differing = next((key for key in wanted | found if found and found.get(key) != wanted.get(key)), None)
     if differing and any(partial.glob("*.json")):
         raise UserError(
             f"data.records={partial.parent}: holds an interrupted run with {differing} {found.get(differing)}, now "
-            f"{wanted[differing]}; finish it as it was, choose another data.records, or delete the folder"
+            f"{wanted.get(differing)}; finish it as it was, choose another data.records, or delete the folder"
         )
-    write_atomically(file, json.dumps(wanted))
 
 
 @contextlib.contextmanager
 def _terminate_cleanly() -> Iterator[None]:
-    """Let SIGTERM leave through every `finally`, exit status 128 + 15, so that worker processes are stopped too."""
+    """Let SIGTERM leave through every `finally`, exit status 128 + 15, so that worker processes are stopped too.
+
+    Where somebody answers it otherwise already, as prediction does of hop after hop, that stays.
+    """
 
     def leave(signum, frame):
         raise SystemExit(128 + signum)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
+    # Only the main thread may set handlers.
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
         return
     before = signal.signal(signal.SIGTERM, leave)
     try:

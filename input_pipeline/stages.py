@@ -162,15 +162,17 @@ def encode_video(
     records: dict[str, list[bytes]] = {folder: [] for folder in settings.folders}
     fields = Fields(name, settings, start_flow if settings.on_device else None)
     last = []
-    for chunk in _chunks(frames, _PAIRS_AT_ONCE):
-        shape = chunk[0].shape
-        first = len(records["rgb"])
-        records["rgb"] += [codecs.serialise_frame(name, first + i, codecs.encode_frame(f)) for i, f in enumerate(chunk)]
-        if settings.method != "none":
-            planes = grey(np.stack(last + chunk))
-            last = chunk[-1:]
-            fields.add(planes)
-    records |= fields.finish()
+    try:
+        for chunk in _chunks(frames, _PAIRS_AT_ONCE):
+            shape, first = chunk[0].shape, len(records["rgb"])
+            jpegs = map(codecs.encode_frame, chunk)
+            records["rgb"] += [codecs.serialise_frame(name, i, jpeg) for i, jpeg in enumerate(jpegs, first)]
+            if settings.method != "none":
+                fields.add(grey(np.stack(last + chunk)))
+                last = chunk[-1:]
+        records |= fields.finish()
+    finally:
+        fields.drop()
     return shards.EncodedVideo(len(records["rgb"]), shape[0], shape[1], fields.bound_px, records, fields.sums.facts())
 
 

@@ -100,7 +100,9 @@ def repair(damages: list[Damage], path: Path, partial: Path, find_videos: FindVi
         except UserError:
             raise
         except ValueError as error:
-            faults.append(f"{damage.file}: {error}: a video or a library has changed since")
+            faults.append(
+                f"{damage.file}: {error}: a video, a library or the device that computes flow has changed since"
+            )
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(

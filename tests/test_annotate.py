@@ -145,7 +145,7 @@ def test_what_fails_leaves_nothing_and_keeps_what_was_there(records, tmp_path, m
         annotation.draw(records["flow"], 10, [i / 25 for i in range(10)], ANSWER)
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
-    monkeypatch.setattr(annotate, "_working_codec", lambda path, aside: "mp4v")
+    monkeypatch.setattr(annotate, "_working_codec", lambda path: "mp4v")
     monkeypatch.setattr(annotate, "_count_frames", lambda path: 1)
     with pytest.raises(UserError, match=r"out\.mp4: 1 of 10 frames can be read again; see whether the disk is full"):
         whole_video(tmp_path / "out.mp4", records["flow"])
@@ -213,3 +213,12 @@ def test_columns_are_streams_tasks_and_what_is_fused():
         ("spatial, one", pairs), ("spatial, two", pairs[:1]), ("temporal", pairs), ("fused", pairs[:1]),
     ]  # fmt: skip
     assert Layout(32, 32, True).panel_width == 2 * SIDE + GAP and SETTINGS.short_side == 32
+
+
+def test_no_other_file_of_the_folder_is_touched(records, tmp_path):
+    theirs = [tmp_path / name for name in ("out.part.mp4", ".out.mp4", "out.mp4.tmp")]
+    for file in theirs:
+        file.write_bytes(b"mine")
+    whole_video(tmp_path / "out.mp4", records["flow"])
+    assert all(file.read_bytes() == b"mine" for file in theirs)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.mp4", *(file.name for file in theirs)}

@@ -23,6 +23,7 @@ def small():
     return config
 
 
+@pytest.mark.slow
 def test_the_peer_makes_the_same_step(small):
     """The same loss and the same new weights, so that its time is that of the same work."""
     torch = pytest.importorskip("torch", reason="the peer is PyTorch: pip install 'twostream-jax[bench]'")

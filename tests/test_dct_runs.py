@@ -65,6 +65,7 @@ def all_parameters(state):
     return np.concatenate([np.array(leaf).ravel() for leaf in jax.tree.leaves(state.params)])
 
 
+@pytest.mark.slow
 def test_a_training_step_is_that_on_jpegs_but_for_their_rounding(own, config):
     (ours, moved), (theirs, others) = one_step(own), one_step(config)
     assert ours == pytest.approx(theirs, rel=2e-3) and ours != theirs

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import forbid_devices, refused
 from tiny_clips import SETTINGS, hashes, run, tiny_list
 
 from input_pipeline.estimate import estimate
@@ -136,10 +137,28 @@ def test_eight_devices_find_what_one_finds():
 def test_auto_is_told_and_keeps_to_records(tmp_path, capsys):
     assert resolve("dis") == "dis" and not capsys.readouterr().out
     assert resolve("auto", tmp_path) == "jax_tvl1" and capsys.readouterr().out == "flow.method=auto: jax_tvl1\n"
+    begun = tmp_path / "begun" / ".partial"
+    begun.mkdir(parents=True)
+    (begun / "settings").write_text('{"flow.method": "tvl1"}')
+    assert resolve("auto", tmp_path / "begun") == "jax_tvl1"  # nothing is finished there
+    (begun / "a.json").write_text("{}")
+    capsys.readouterr()
+    assert resolve("auto", tmp_path / "begun") == "tvl1"
+    assert capsys.readouterr().out == f"flow.method=auto: tvl1, as in the interrupted run in {tmp_path / 'begun'}\n"
     run(tiny_list(tmp_path / "v", count=2), tmp_path / "r", SETTINGS)
     assert resolve("auto", tmp_path / "r") == "dis"
     assert capsys.readouterr().out == f"flow.method=auto: dis, as in {tmp_path / 'r'}\n"
     assert resolve("tvl1", tmp_path / "r") == "tvl1"
+
+
+def test_a_folder_that_is_refused_is_refused_before_any_device_works(tmp_path, capsys, monkeypatch):
+    tiny_list(tmp_path / "v", count=2)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "letter.txt").write_text("mine")
+    forbid_devices(monkeypatch)
+    arguments = ["--mode=prepare", "--config=configs/temporal.py", "--config.data.kind=folder", "--config.data.splits="]
+    arguments += [f"--config.data.videos={tmp_path / 'v'}", f"--config.data.records={tmp_path / 'r'}"]
+    refused(capsys, arguments, "holds other files and no records; name a folder that is empty")
 
 
 @pytest.mark.usefixtures("quick")
@@ -188,7 +207,7 @@ def test_a_device_that_fails_ends_the_run_and_keeps_what_is_done(tmp_path, monke
         return start
 
     videos = tiny_list(tmp_path / "v", count=3)
-    words = r"^flow\.method=jax_tvl1: the device fails \(RESOURCE_EXHAUSTED: 9 GB wanted\); finished videos are kept"
+    words = r"^flow\.method=jax_tvl1: the device fails \(RESOURCE_EXHAUSTED: 9 GB wanted\); the same command"
     with pytest.raises(UserError, match=words):
         run(videos, tmp_path / "r", JAX, processes=2, device_flow=failing)
 

@@ -1,7 +1,10 @@
 """Flow for worker processes: requests and fields come through whole, and whoever fails harms nobody else."""
 
 import multiprocessing
+import multiprocessing.connection
+import sys
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,6 +12,10 @@ import pytest
 from input_pipeline import flow_service
 from input_pipeline.fields import FlowFailed
 from input_pipeline.flow_service import serving
+from input_pipeline.prepare import prepare
+from input_pipeline.schema import UserError
+from input_pipeline.stages import PrepareSettings
+from input_pipeline.video_list import Video, VideoList
 
 
 def differences(sources, targets, both):
@@ -21,6 +28,35 @@ def differences(sources, targets, both):
 
 def frames(seed, count=3, height=5, width=7):
     return np.random.default_rng(seed).integers(100, 256, (2, count, height, width)).astype(np.uint8)
+
+
+def hundredths(sources, targets, both):
+    """A `StartFlow` whose vectors are a hundredth of the first frame's level, twice."""
+    forward = np.repeat(sources[..., None].astype(np.float32) / 100, 2, axis=-1)
+    return lambda: (forward,)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The source of a video of even frames, which may break off."""
+
+    level: int
+    count: int
+    side: int
+    breaks_at: int = -1
+    variant = ""
+
+    def exists(self):
+        return True
+
+    def size_bytes(self):
+        return 1
+
+    def frames(self, short_side):
+        for i in range(self.count):
+            if i == self.breaks_at:
+                raise UserError("damaged")
+            yield np.full((self.side, self.side, 3), self.level, np.uint8)
 
 
 def ask(remote, seed, into):
@@ -72,7 +108,7 @@ def test_a_worker_that_dies_while_it_waits_harms_nobody():
     with serving(slow) as remote:
         remote(*frames(0), False)
         assert begun.wait(60)
-        flow_service._connected(remote.address, remote.key).close()  # as the system does of a process that is killed
+        flow_service._connected(remote).close()  # as the system does of a process that is killed
         flow_service._connected.cache_clear()
         go_on.set()
         np.testing.assert_array_equal(remote(*frames(1), False)()[0], np.moveaxis(frames(1), 0, -1))
@@ -87,7 +123,36 @@ def test_strangers_are_not_served():
 
 
 def test_a_parent_that_is_gone_is_told():
-    ours, theirs = multiprocessing.Pipe()
-    theirs.close()
-    with pytest.raises(FlowFailed, match="its process is gone"):
-        flow_service._receive(ours, (1, 2, 2, 2), 1)
+    with multiprocessing.connection.Listener(authkey=b"key") as listener:
+        leaving = threading.Thread(target=lambda: listener.accept().close())
+        leaving.start()
+        remote = flow_service.RemoteFlow(listener.address, b"key")
+        with pytest.raises(FlowFailed, match="the process that computes is gone"):
+            remote(*frames(0), False)()
+        leaving.join()
+    with pytest.raises(FlowFailed, match="the process that computes is gone"):
+        remote(*frames(0), False)
+
+
+@pytest.mark.parametrize("side", [8, 64])
+def test_a_video_that_breaks_off_leaves_the_next_ones_their_own_flow(tmp_path, side):
+    """With 64 px an answer that nobody reads would fill the connection, with 8 px it would be the next video's."""
+    videos = []
+    for n in range(3):
+        videos.append(Video(f"a{n}", tmp_path, 0, f"g{n}", {"1": "test"}, Levels(10, 100, side, breaks_at=80)))
+        videos.append(Video(f"b{n}", tmp_path, 0, f"h{n}", {"1": "test"}, Levels(200, 64, side)))
+    listed = VideoList("levels", "csv", ("c",), ("1",), tuple(videos))
+    settings = PrepareSettings(side, "jax_tvl1", 20.0, False, 1.0, 2, flow_version="1")
+    made = prepare(listed, tmp_path / "r", settings, lambda *_: None, device_flow=lambda method: hundredths)
+    assert [video.name for video in made.videos] == ["b0", "b1", "b2"] and made.counts["quarantined"] == 3
+    assert {video.flow_facts.mean_px for video in made.videos} == {2.828}  # (2, 2)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems listen at a file")
+def test_no_path_is_too_long_and_nothing_is_left_behind(tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with serving(differences) as remote:
+        np.testing.assert_array_equal(remote(*frames(1), False)()[0], np.moveaxis(frames(1), 0, -1))
+    assert not list(folder.iterdir())

@@ -63,6 +63,7 @@ def test_predict_computes_what_came_as_jpegs(flow_only, tiny_config, capsys):
 
 def test_the_configs_own_flow_keys_are_not_compared_with_given_flow():
     config = base.get_config()
+    config.flow.method = "tvl1"
     facts = {"short_side": 240, "flow": {"method": "given", "bound_px": 15.0}}
     assert (
         len(validate_run.prepared_otherwise(config, facts | {"flow": {"method": "given", "bound_px": 20.0}}, "r")) == 2

@@ -104,6 +104,10 @@ MISTAKES = [
         ["--mode=predict", "--video={here}/a.mp4", "--annotate={here}/a.mp4"],
         "a.mp4: is --video itself; give another name",
     ),
+    (
+        ["--mode=predict", "--camera={here}/a.mp4", "--annotate={here}/a.mp4"],
+        "a.mp4: is --camera itself; give another name",
+    ),
     (["--mode=eval", "--annotate=a.mp4"], "--annotate: mode eval does not take it, only predict"),
     (["--mode=predict", "--video={here}/a.avi", "--runs={run}", "--window=2"], "a.avi: there is no such file"),
     (["--mode=predict", "--video={here}/a.avi", "--runs={run}"], "a.avi: there is no such file"),

@@ -95,6 +95,7 @@ def small(config, steps: int):
     return config
 
 
+@pytest.mark.slow
 def test_pre_training_on_still_images_and_its_use(tmp_path, config, one_device, capsys):
     """Two steps on six classes of pictures, scored; its weights then begin the net of which the last layer trains."""
     write_pictures(tmp_path / "pictures", classes=6, each=2)

@@ -19,8 +19,8 @@ from twostream_jax.xla_settings import heed_deterministic, keep_compiled_program
 
 # Those that go on where they were stopped.
 RESUMED = ("train", "prepare", "demo", "table")
-# Those that run nets.
-COMPUTING = ("demo", "train", "eval", "table", "predict")
+# Those that run nets, or compute flow.
+COMPUTING = ("demo", "train", "eval", "table", "predict", "prepare", "inspect")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import os
 
 from absl import flags
 
@@ -68,8 +68,10 @@ def check_predict(values: flags.FlagValues) -> None:
         raise UserError("--mode=predict needs --video=FILE, or --camera=0")
     if values.video and values.camera:
         raise UserError(f"--video={values.video} and --camera={values.camera}: give one of them")
-    if values.annotate and values.video and Path(values.annotate).resolve() == Path(values.video).resolve():
-        raise UserError(f"--annotate={values.annotate}: is --video itself; give another name")
+    for name in ("video", "camera"):
+        # By what the file is, not by its name: a link leads to it too.
+        if values.annotate and values[name].value and _same_file(values.annotate, values[name].value):
+            raise UserError(f"--annotate={values.annotate}: is --{name} itself; give another name")
     window, seconds = values.window, values.seconds
     if window is not None and not (math.isfinite(window) and window >= 0):
         raise UserError(f"--window={window:g}: give the seconds that an answer is about, or 0 for the whole video")
@@ -79,3 +81,10 @@ def check_predict(values: flags.FlagValues) -> None:
         raise UserError(f"--seconds={seconds:g}: is for --camera; a video is read to its end")
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f"--seconds={seconds:g}: must be above 0; leave it out to watch until Ctrl-C")
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.realpath(one) == os.path.realpath(other) or os.path.samefile(one, other)
+    except (OSError, ValueError):  # what is not there is nothing else's file
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -35,9 +36,9 @@ class Annotation:
 
     def __init__(self, path: Path):
         """Raises UserError for a path that cannot become an MP4, and where no codec works."""
-        self.path, self._aside = path, path.with_name(f"{path.stem}.part.mp4")
+        self.path = path
         _check_place(path)
-        self._codec = _working_codec(path, self._aside)
+        self._codec = _working_codec(path)
         self._writer: cv2.VideoWriter | None = None
         self._written = 0
         self._last: np.ndarray | None = None
@@ -50,12 +51,12 @@ class Annotation:
         """Write the video inside, at `rate` frames per second; what was not finished is removed."""
         # MPEG-4 counts at most 65,535 ticks a second.
         self._rate = round(rate, 3 if rate < 65 else 1)
-        try:
-            yield
-        finally:
-            if self._writer is not None:
-                self._writer.release()
-                self._aside.unlink(missing_ok=True)
+        with _aside(self.path) as self._aside:
+            try:
+                yield
+            finally:
+                if self._writer is not None:
+                    self._writer.release()
 
     def draw(
         self,
@@ -181,18 +182,38 @@ def _check_place(path: Path) -> None:
         raise UserError(f"--annotate={path}: {path.parent} cannot be written to; name another folder")
 
 
-def _working_codec(path: Path, aside: Path) -> str:
-    """Return the first of `CODECS` in which a frame can be written to that folder and read again."""
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """Yield the name of a new file beside `path`, which is removed where it still is there in the end."""
     try:
-        with quiet_opencv():
-            for codec in CODECS:
-                writer = cv2.VideoWriter(str(aside), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), 25, (64, 64))
-                writer.write(np.zeros((64, 64, 3), np.uint8))
-                writer.release()
-                if _count_frames(aside) == 1:
-                    return codec
+        file, name = tempfile.mkstemp(prefix=f".{path.stem[:50]}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    os.close(file)
+    # As other files that are made here, not for the user's eyes alone.
+    os.chmod(name, 0o666 & ~_umask())
+    try:
+        yield Path(name)
     finally:
-        aside.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the process's mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _working_codec(path: Path) -> str:
+    """Return the first of `CODECS` in which a frame can be written to that folder and read again."""
+    with _aside(path) as aside, quiet_opencv():
+        for codec in CODECS:
+            writer = cv2.VideoWriter(str(aside), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), 25, (64, 64))
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+            writer.release()
+            if _count_frames(aside) == 1:
+                return codec
     raise UserError(
         f"--annotate={path}: OpenCV writes none of {', '.join(CODECS)} there; see whether the disk is full, and install "
         "opencv-contrib-python-headless, whose wheels have MPEG-4"

@@ -19,8 +19,9 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from input_pipeline.dataset_file import DATASET_FILE, read_dataset
-from input_pipeline.fields import FlowFailed
+from input_pipeline.fields import FlowFailed, failures_named
 from input_pipeline.opencv_flow import compute_flow, grey
+from input_pipeline.records_folder import interrupted_method
 from input_pipeline.schema import DEVICE_METHODS, first_line
 from input_pipeline.workers import usable_cores
 from twostream_jax import flow as methods
@@ -113,6 +114,10 @@ class DeviceFlow:
             return usable_cores() * mesh.devices.size
         padded = (-(-height // BUCKET_PX) * BUCKET_PX) * (-(-width // BUCKET_PX) * BUCKET_PX)
         return _batch(padded) * mesh.devices.size
+
+    def takes_cores(self) -> bool:
+        """Return whether the device is the CPU."""
+        return _on_cpu(self._mesh())
 
     def where(self) -> str:
         """Return the devices in words: 2 x NVIDIA H200."""
@@ -224,9 +229,15 @@ def device_flow(method: str) -> DeviceFlow | None:
 
 
 def flow_between_frames(frames: np.ndarray, method: str) -> np.ndarray:
-    """Return the flow between neighbours of uint8 frames [F, H, W, 3] by any method, float32 [F-1, H, W, 2] px."""
+    """Return the flow between neighbours of uint8 frames [F, H, W, 3] by any method, float32 [F-1, H, W, 2] px.
+
+    Raises UserError where a device fails.
+    """
     engine, planes = device_flow(method), grey(frames)
-    return engine(planes[:-1], planes[1:], False)()[0] if engine else compute_flow(planes, method)
+    if engine is None:
+        return compute_flow(planes, method)
+    with failures_named(method):
+        return engine(planes[:-1], planes[1:], False)()[0]
 
 
 def flow_version(method: str) -> str:
@@ -237,9 +248,9 @@ def flow_version(method: str) -> str:
 def resolve(method: str, records: Path | None = None, tell=None) -> str:
     """Return the method that `flow.method` means, and tell stdout, or the stream `tell`, what `auto` means here.
 
-    No device is touched. auto is what the flow in the folder `records` was made by, where there is some, else jax_tvl1: on
-    an accelerator nothing is as good and as fast, and a CPU takes an eighth of the time that OpenCV's TV-L1 does
-    (docs/flow.md).
+    No device is touched. auto is what the flow in the folder `records` was made by, where there is some, also unfinished,
+    else jax_tvl1: on an accelerator nothing is as good and as fast, and a CPU takes an eighth of the time that OpenCV's
+    TV-L1 does (docs/flow.md).
     """
     if method != "auto":
         return method
@@ -248,6 +259,9 @@ def resolve(method: str, records: Path | None = None, tell=None) -> str:
         if flow and flow.method != "given":
             print(f"flow.method=auto: {flow.method}, as in {records}", file=tell)
             return flow.method
+    elif records and (begun := interrupted_method(records)):
+        print(f"flow.method=auto: {begun}, as in the interrupted run in {records}", file=tell)
+        return begun
     print(f"flow.method=auto: {AUTO}", file=tell)
     return AUTO
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,9 @@ from twostream_jax.files import cannot_write
 from twostream_jax.preprocess import stack_flow, trajectory_stack
 from twostream_jax.report.flow_figures import most_moving_box, moving_points, optical_flow, stackings
 from twostream_jax.run_log import Progress
+
+# Fields computed at once, of which an accelerator takes as many together.
+_FIELDS_AT_ONCE = 64
 
 
 def draw_flow(config, video: Path, folder: Path, frame: int | None = None) -> list[Path]:
@@ -88,14 +91,17 @@ def liveliest(motions: np.ndarray, stack: int) -> int:
 
 
 def _motions(video: Path, side: int, method: str, count: int) -> np.ndarray:
-    """Return the mean `motion` of each field, [F-1]; two frames are held at a time."""
-    motions = np.zeros(count - 1)
+    """Return the mean `motion` of each field, [F-1]; few frames are held at a time."""
+    motions: list[float] = []
+    rest = iterate_frames(video, side)
+    held = [next(rest)]
     with Progress("looking for the liveliest moment", "fields") as progress:
-        for i, frames in enumerate(pairwise(iterate_frames(video, side))):
-            pair = np.stack(frames)
-            motions[i] = motion(pair, flow_between_frames(pair, method)[0]).mean()
-            progress.update(i + 1, count - 1)
-    return motions
+        while more := list(islice(rest, _FIELDS_AT_ONCE)):
+            frames = np.stack(held + more)
+            fields, held = flow_between_frames(frames, method), more[-1:]
+            motions += [motion(frames[i : i + 2], field).mean() for i, field in enumerate(fields)]
+            progress.update(len(motions), count - 1)
+    return np.array(motions)
 
 
 def _count_frames(video: Path, side: int) -> int:

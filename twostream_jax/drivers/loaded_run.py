@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -189,14 +189,22 @@ def _task(config, records: Records) -> Task:
     return Task("video", "data", config.data, records, {"train": (), "validation": (), "test": (0,)})
 
 
-def _flow_method(config, records: Iterable[dict], workdir: Path) -> str:
+def _flow_method(config, records: Collection[dict], workdir: Path) -> str:
     """Return how the video's flow is computed: as the net's was or, where that came as JPEGs, by flow.method."""
     if "flow" not in config.input.streams:
         return "none"
     methods = {facts["flow"]["method"] for facts in records}
     if methods != {"given"}:
         # Of two tasks whose flow was made by two methods, the first by name: no video has both.
-        return min(methods - {"given"})
+        method = min(methods - {"given"})
+        versions = {f["flow"].get("version", "") for f in records if f["flow"]["method"] == method}
+        if versions != {flow_version(method)}:
+            print(
+                f"warning: {workdir} was trained on flow by {method} {', '.join(sorted(versions))}; this video's is by "
+                f"{method} {flow_version(method)}",
+                file=sys.stderr,
+            )
+        return method
     method = resolve(config.flow.method, tell=sys.stderr)
     if method == "none":
         raise UserError("flow.method=none: the net takes flow; name the method that is nearest to that of its JPEGs")

@@ -11,6 +11,7 @@ from input_pipeline.dataset_file import Dataset
 from input_pipeline.datasets import list_videos
 from input_pipeline.estimate import Estimate, check_room, estimate, size_words
 from input_pipeline.prepare import prepare, verify
+from input_pipeline.records_folder import check_before
 from input_pipeline.schema import UserError
 from input_pipeline.stages import PrepareSettings
 from input_pipeline.video_list import VideoList, check_still
@@ -35,6 +36,8 @@ def prepare_records(config, *, dry_run: bool = False) -> Dataset | None:
     if videos.given:
         print(f"{videos.name}: takes over {videos.videos[0].source.describe()}")
     if not (records / dataset_file.DATASET_FILE).exists():
+        if not dry_run:
+            check_before(records, videos, settings)
         cost = estimate(videos, settings, device_flow)
         where = f"; flow on {device_flow(settings.method).where()}" if settings.on_device else ""
         print(estimate_line(videos, cost) + where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import tempfile
 from collections import deque
@@ -28,7 +29,10 @@ CAMERA_WINDOW_S = 2.0
 
 
 def predict_video(runs: list[tuple[object, Path]], video: Path, window_s: float, annotate: Path | None = None) -> None:
-    """Print the answers over a video file; see `_Watch`. Ctrl-C ends it as the end of the video would, with status 130."""
+    """Print the answers over a video file; see `_Watch`.
+
+    Ctrl-C and SIGTERM end it as the end of the video would, but with status 130 or 143.
+    """
     check_video(video)
     loaded = load_runs(runs, hops=True)
     annotation = annotate and Annotation(annotate)
@@ -42,8 +46,10 @@ def predict_video(runs: list[tuple[object, Path]], video: Path, window_s: float,
         _Watch(loaded, source, window_s, annotation, asked).run(_naming_file(source.moments()), stop)
     finally:
         stop.restore()
-    if stop.wanted:
+    if stop.wanted == signal.SIGINT:
         raise KeyboardInterrupt
+    if stop.wanted:
+        sys.exit(128 + stop.wanted)
 
 
 def _naming_file(moments: Iterable[Moment]) -> Iterator[Moment]:
@@ -60,7 +66,10 @@ def predict_camera(
     seconds: float | None = None,
     annotate: Path | None = None,
 ) -> None:
-    """Print the answers over a camera, a device or a stream, until `seconds` have passed, it ends, or Ctrl-C is pressed."""
+    """Print the answers over a camera, a device or a stream, until `seconds` have passed or it ends.
+
+    Ctrl-C and SIGTERM are how a camera is meant to end: status 0.
+    """
     loaded = load_runs(runs, hops=True)
     annotation = annotate and Annotation(annotate)
     lead = max(run.lead for run in loaded)
