@@ -104,8 +104,6 @@ def _process(builder: Builder, arguments: tuple) -> Iterator[Connection]:
     """Yield the connection to a fresh process that builds a contestant and runs it once for each True it is sent."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    # Several share one accelerator: none may take all of its memory at the start.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # Not a daemon: those may have no processes of their own, as PyTorch's loaders do.
     process = context.Process(target=_serve, args=(theirs, builder, arguments))
     process.start()

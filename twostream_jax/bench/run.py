@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jax
@@ -30,6 +31,8 @@ ROUNDS = 9
 
 def bench(names: list[str], config, workdir: Path) -> dict:
     """Run the named benches one after the other; return what bench.json holds: machine, config, and each one's rounds."""
+    # Several processes share one accelerator, this one among them: none may take all of its memory at the start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     check_config(config, STREAMS)
     for name in names:
         if name not in BENCHES:
