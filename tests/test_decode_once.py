@@ -127,6 +127,7 @@ def test_weights_count_as_repeats_do():
     assert once.means().clip_accuracy[0] == pytest.approx(20 / 25) and once.means().clip_accuracy[1] == 1
 
 
+@pytest.mark.slow
 def test_videos_with_fewer_positions_than_asked_for(config, monkeypatch):
     """25 positions of ten frames: 7 are computed, progress counts these, and the scores are those of all 25."""
     setup, mesh = Setup.of(config), meshes.make_mesh(jax.devices()[:1])

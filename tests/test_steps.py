@@ -123,6 +123,7 @@ def test_eval_scores_are_the_softmax_of_each_crop_averaged(config):
     np.testing.assert_allclose(one_crop["probs"], probs[8], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_on_float32_parameters(config):
     config.train.batch_size = 8
     exact, _ = run_steps(config, jax.devices()[:1], 2)

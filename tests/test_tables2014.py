@@ -255,6 +255,7 @@ def test_the_plan_takes_earlier_runs_before_it_times(config, tmp_path, monkeypat
     assert timed == [2]  # once for both
 
 
+@pytest.mark.slow
 def test_a_timing_leaves_nothing_behind(config, one_device, tmp_path, capsys):
     rate, source = table_plan._timed_rate(config, tmp_path / "timing")
     assert 0.1 < rate < 1000 and source == "4 steps timed now"

@@ -281,6 +281,7 @@ def test_only_tasks_of_all_splits_leave_nothing_to_test(mixed, tmp_path):
         evaluate(mixed, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_task_of_too_few_samples_leaves_no_nan_in_the_metrics(mixed, tmp_path):
     mixed.tasks.second.share, mixed.train.steps, mixed.train.log_every = 0.01, 2, 1
     train(mixed, tmp_path)

@@ -68,7 +68,7 @@ def _check_before_work(config, workdir: Path) -> None:
     for stream in NETS:
         check_values(stream_config(config, stream))
     if config.flow.method == "none" and config.data.kind != "jpeg_folders":
-        raise UserError("flow.method=none: the two-stream run needs flow; choose dis, tvl1, farneback or deepflow")
+        raise UserError("flow.method=none: the two-stream run needs flow; set it to auto, or name a method")
 
 
 def _every_split(config, workdir: Path, dataset: dataset_file.Dataset) -> dict:
