@@ -196,7 +196,7 @@ def test_a_bench_prints_times_with_errors_beside_them(toy_data, tmp_path, monkey
     config.input.streams, config.input.crop, config.train.batch_size = ("rgb",), 24, 3
     found = bench_run.bench(["flow"], config, tmp_path)["benches"]["flow"]
     assert json.loads((tmp_path / "bench.json").read_text())["benches"]["flow"]["wall_s"] == found["wall_s"]
-    methods = ["twostream-jax TV-L1", "OpenCV TV-L1", "OpenCV DIS"]
+    methods = ["twostream-jax TV-L1", "twostream-jax Brox", "OpenCV TV-L1", "OpenCV DIS"]
     assert list(found["wall_s"]) == methods and not found["missing"] and found["size"] == "32x24"
     for who in methods:
         facts = found["facts"][who]
@@ -222,10 +222,7 @@ def test_a_bench_prints_times_with_errors_beside_them(toy_data, tmp_path, monkey
     assert 0 < of["iterations"] <= of["most_iterations"]
     said = capsys.readouterr().out
     assert "per CPU second); residual" in said and "measured on as many bytes as an iteration holds" in said
-    assert (
-        "| end-point error px / angular error ° / s | no flow | twostream-jax TV-L1 | OpenCV TV-L1 | OpenCV DIS |"
-        in said
-    )
+    assert f"| end-point error px / angular error ° / s | no flow | {' | '.join(methods)} |" in said
     assert "| rubberwhale | 2.000 / 63.4 |" in said
 
 

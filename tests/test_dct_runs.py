@@ -101,7 +101,7 @@ def test_nets_trained_on_either_kind_score_both_alike(own, config, tmp_path, one
         assert "was made with" not in capsys.readouterr().err
         other = scores_of(theirs, tmp_path / name)
         (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-        assert f"{theirs.data.records} was made with flow.codec " in warning and "flow.codec dct" in warning
+        assert f"{theirs.data.records} was made with flow.backward " in warning and "flow.codec dct" in warning
         assert one.names == other.names and not np.array_equal(one.probs, other.probs)
         np.testing.assert_allclose(one.probs, other.probs, atol=2e-3)
     # A run goes on with its own records only.

@@ -96,7 +96,7 @@ def test_folds_and_official_lists(data_dir, tmp_path):
     assert report["temporal"]["videos"] == 8 and report["data"]["videos"] == 24 and report["data"]["classes"] == 6
 
 
-def test_tvl1_at_256_px(data_dir, tmp_path):
+def test_the_default_flow_at_256_px(data_dir, tmp_path):
     """The default method and the paper's size on the first frames of two real clips; the paper's net takes the records."""
     rows = ["path,label,split"]
     for label, split in [("Biking", "train"), ("Diving", "test")]:
@@ -114,9 +114,12 @@ def test_tvl1_at_256_px(data_dir, tmp_path):
     ]  # fmt: skip
     assert "22 flow pairs" in command("--mode=prepare", "--dry_run", *common)
     assert not (tmp_path / "records").exists()
-    assert "22 flow pairs (tvl1)" in command("--mode=prepare", *common)
+    said = command("--mode=prepare", *common)
+    assert "flow.method=auto: jax_tvl1\n" in said and "22 flow pairs (jax_tvl1)" in said
     dataset = json.loads((tmp_path / "records" / "dataset.json").read_text())
-    assert dataset["short_side"] == 256 and dataset["flow"]["method"] == "tvl1" and dataset["flow"]["bound_px"] == 20.0
+    assert (
+        dataset["short_side"] == 256 and dataset["flow"]["method"] == "jax_tvl1" and dataset["flow"]["bound_px"] == 20.0
+    )
     assert all((video["height"], video["width"]) == (256, 342) for video in dataset["videos"])
     command(
         "--mode=train", *common, f"--workdir={tmp_path / 'run'}", "--config.train.steps=1", "--config.train.batch_size=2",
