@@ -117,7 +117,7 @@ def check_same_records(stored: dict, wanted: dict, workdir, section: str, record
 
 
 def _short(fact) -> str:
-    return str(fact)[:40]
+    return str("none" if fact in (None, "") else fact)[:40]
 
 
 def fingerprints(names: Iterable[str]) -> str:
