@@ -29,7 +29,7 @@ def test_the_same_records_pass():
         ({"short_side": 64}, "short_side was 48, is 64;"),
         ({"flow": FACTS["flow"] | {"bound_px": 20.0}}, "flow.bound_px was 8.0, is 20.0;"),
         ({"checksum": "cd" * 32}, f"checksum was {'ab' * 20}, is {'cd' * 20};"),
-        ({"flow": None}, "flow.method was dis, is None;"),
+        ({"flow": None}, "flow.method was dis, is none;"),
     ],
 )
 def test_each_changed_fact_is_named(change, told):
