@@ -156,3 +156,11 @@ def test_no_path_is_too_long_and_nothing_is_left_behind(tmp_path, monkeypatch):
     with serving(differences) as remote:
         np.testing.assert_array_equal(remote(*frames(1), False)()[0], np.moveaxis(frames(1), 0, -1))
     assert not list(folder.iterdir())
+
+
+def test_the_service_ends_whoever_has_come_last():
+    """Again and again, since it hangs on which of two threads is the faster."""
+    for seed in range(50):
+        with serving(differences) as remote:
+            remote(*frames(seed), False)()
+        flow_service._connected.cache_clear()
