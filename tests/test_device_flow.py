@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import itertools
 import threading
 import time
@@ -155,6 +156,7 @@ def test_a_folder_that_is_refused_is_refused_before_any_device_works(tmp_path, c
     tiny_list(tmp_path / "v", count=2)
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "letter.txt").write_text("mine")
+    importlib.import_module("twostream_jax.drivers.prepare")  # which decorates with jax.jit
     forbid_devices(monkeypatch)
     arguments = ["--mode=prepare", "--config=configs/temporal.py", "--config.data.kind=folder", "--config.data.splits="]
     arguments += [f"--config.data.videos={tmp_path / 'v'}", f"--config.data.records={tmp_path / 'r'}"]
