@@ -145,6 +145,12 @@ def test_auto_is_told_and_keeps_to_records(tmp_path, capsys):
     (begun / "a.json").write_text("{}")
     capsys.readouterr()
     assert resolve("auto", tmp_path / "begun") == "tvl1"
+    # Frames alone were begun: that is refused later, not gone on with unasked.
+    (begun / "settings").write_text('{"flow.method": "none"}')
+    assert resolve("auto", tmp_path / "begun") == "jax_tvl1"
+    (begun / "settings").write_text('{"flow.method": "tvl1"}')
+    capsys.readouterr()
+    assert resolve("auto", tmp_path / "begun") == "tvl1"
     assert capsys.readouterr().out == f"flow.method=auto: tvl1, as in the interrupted run in {tmp_path / 'begun'}\n"
     run(tiny_list(tmp_path / "v", count=2), tmp_path / "r", SETTINGS)
     assert resolve("auto", tmp_path / "r") == "dis"

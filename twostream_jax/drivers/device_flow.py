@@ -102,7 +102,7 @@ class DeviceFlow:
             return request.wait
         with self._changed:
             self._begin()
-            height, width = (-(-side // BUCKET_PX) * BUCKET_PX for side in sources.shape[1:3])
+            height, width = map(_padded, sources.shape[1:3])
             self._waiting.setdefault((height, width, both), []).append(request)
             self._changed.notify()
         return request.wait
@@ -112,8 +112,7 @@ class DeviceFlow:
         mesh = self._mesh()
         if _on_cpu(mesh):
             return usable_cores() * mesh.devices.size
-        padded = (-(-height // BUCKET_PX) * BUCKET_PX) * (-(-width // BUCKET_PX) * BUCKET_PX)
-        return _batch(padded) * mesh.devices.size
+        return _batch(_padded(height) * _padded(width)) * mesh.devices.size
 
     def takes_cores(self) -> bool:
         """Return whether the device is the CPU."""
@@ -259,7 +258,7 @@ def resolve(method: str, records: Path | None = None, tell=None) -> str:
         if flow and flow.method != "given":
             print(f"flow.method=auto: {flow.method}, as in {records}", file=tell)
             return flow.method
-    elif records and (begun := interrupted_method(records)):
+    elif records and (begun := interrupted_method(records)) not in (None, "none"):
         print(f"flow.method=auto: {begun}, as in the interrupted run in {records}", file=tell)
         return begun
     print(f"flow.method=auto: {AUTO}", file=tell)
@@ -268,6 +267,10 @@ def resolve(method: str, records: Path | None = None, tell=None) -> str:
 
 def _on_cpu(mesh: jax.sharding.Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
+
+
+def _padded(side_px: int) -> int:
+    return -(-side_px // BUCKET_PX) * BUCKET_PX
 
 
 def _batch(pixels: int) -> int:
