@@ -61,11 +61,3 @@ def end_point_error(got, want):
     """Return the mean distance in px where `want` is known."""
     known = (np.abs(want) < 1e9).all(axis=-1)
     return float(np.linalg.norm(got - want, axis=-1)[known].mean())
-
-
-def angular_error(got, want):
-    """Return the mean angle in degrees between (u, v, 1) and the true one (Barron, Fleet, Beauchemin 1994)."""
-    known = (np.abs(want) < 1e9).all(axis=-1)
-    got, want = (np.concatenate([field[known], np.ones((known.sum(), 1))], axis=1) for field in (got, want))
-    lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
-    return float(np.degrees(np.arccos(np.clip((got * want).sum(axis=1) / lengths, -1, 1))).mean())
